@@ -1,0 +1,164 @@
+"""The verb and its handle: `enable_acceleration` and `Acceleration`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from ._diffusers import denoisers_of, refuse_native_cache
+from .cache.install import install_lemica
+from .cache.state import AccelerationStats, RunRecord
+from .configs import Config, LeMiCaConfig
+from .errors import AlreadyAcceleratedError, ConfigError, UnknownPresetError, did_you_mean
+from .registry import find_spec, find_variant
+from .specs import PipelineSpec, PresetBuilder
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+Installer = Callable[["DiffusionPipeline", PipelineSpec, Any, ExitStack], RunRecord]
+
+_INSTALLERS: dict[type, Installer] = {LeMiCaConfig: install_lemica}
+_HANDLE = "_dit_accel_acceleration"  # attribute on each denoiser while it is accelerated
+
+
+class Acceleration:
+    """What `enable_acceleration` returns: the stats of the last run, and the way back. Also a context manager."""
+
+    def __init__(self, configs: tuple[Config, ...], record: RunRecord, undo: ExitStack) -> None:
+        self._configs, self._record, self._undo = configs, record, undo
+
+    @property
+    def configs(self) -> tuple[Config, ...]:
+        """The configs in force."""
+        return self._configs
+
+    @property
+    def stats(self) -> AccelerationStats:
+        """What really ran in the last call of the pipeline; empty before the first."""
+        return self._record.stats()
+
+    def disable(self) -> None:
+        """Restore the pipeline exactly: its output is bit-identical to one never accelerated. May be called again."""
+        self._undo.close()
+
+    def __enter__(self) -> Acceleration:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.disable()
+
+
+def enable_acceleration(
+    pipe: DiffusionPipeline, *presets_or_configs: str | Config | Sequence[str | Config], **overrides: Any
+) -> Acceleration:
+    """Accelerate the next calls of ``pipe``.
+
+    Args:
+        pipe: a supported diffusers pipeline; only this instance is changed.
+        presets_or_configs: preset names (``"lemica-fast"``), configs, or sequences of them. ``"a+b"`` joins presets.
+        overrides: fields to replace in the configs, e.g. ``forecast="hold"``.
+
+    Returns:
+        The handle; ``handle.disable()`` undoes everything.
+
+    Raises:
+        UnsupportedPipelineError: no specification covers the pipeline.
+        UnknownPresetError: the pipeline has no such preset.
+        ConfigError: nothing was asked for, two configs of one method, or an override that no config has.
+        AlreadyAcceleratedError: the pipeline, or one that shares its denoiser, is accelerated already.
+    """
+    spec = find_spec(pipe)
+    configs = _overridden(tuple(_flatten(pipe, spec, presets_or_configs)), overrides)
+    denoisers = denoisers_of(pipe, spec.denoisers)
+    for name, denoiser in denoisers.items():
+        if hasattr(denoiser, _HANDLE):
+            raise AlreadyAcceleratedError(
+                f"{type(pipe).__name__}.{name} is already accelerated, with {getattr(denoiser, _HANDLE).configs}. "
+                "Call disable_acceleration(pipe), or .disable() on its handle, first."
+            )
+    refuse_native_cache(pipe, denoisers)
+    with ExitStack() as undo:  # a failure half-way unwinds what was installed
+        (record,) = [_INSTALLERS[type(config)](pipe, spec, config, undo) for config in configs]
+        acceleration = Acceleration(configs, record, undo.pop_all())
+    for denoiser in denoisers.values():
+        setattr(denoiser, _HANDLE, acceleration)
+        acceleration._undo.callback(delattr, denoiser, _HANDLE)
+    return acceleration
+
+
+def disable_acceleration(pipe: DiffusionPipeline) -> None:
+    """Undo `enable_acceleration` on ``pipe``; does nothing if it is not accelerated.
+
+    Raises:
+        UnsupportedPipelineError: no specification covers the pipeline.
+    """
+    for denoiser in denoisers_of(pipe, find_spec(pipe).denoisers).values():
+        acceleration = getattr(denoiser, _HANDLE, None)
+        if acceleration is not None:
+            acceleration.disable()
+
+
+def available_presets(pipe: DiffusionPipeline) -> list[str]:
+    """Names that `enable_acceleration` takes for ``pipe``, sorted.
+
+    Raises:
+        UnsupportedPipelineError: no specification covers the pipeline.
+    """
+    return sorted(_presets(pipe, find_spec(pipe)))
+
+
+def _presets(pipe: DiffusionPipeline, spec: PipelineSpec) -> dict[str, PresetBuilder]:
+    variant = find_variant(pipe, spec)
+    return dict(variant.presets) if variant else {}
+
+
+def _flatten(pipe: DiffusionPipeline, spec: PipelineSpec, wanted: Sequence[Any]) -> list[Config]:
+    """Presets and configs, nested or joined by ``+``, as a flat list of configs."""
+    presets = _presets(pipe, spec)
+    configs: list[Config] = []
+    for item in wanted:
+        if type(item) in _INSTALLERS:
+            configs.append(item)
+        elif isinstance(item, str):
+            for name in item.split("+"):
+                if name not in presets:
+                    raise _unknown_preset(type(pipe).__name__, name, sorted(presets))
+                configs += presets[name]()
+        elif isinstance(item, Sequence):
+            configs += _flatten(pipe, spec, item)
+        else:
+            allowed = ", ".join(kind.__name__ for kind in _INSTALLERS)
+            raise ConfigError(f"{item!r:.80} is neither a preset name nor a config. Use a string or one of: {allowed}.")
+    return configs
+
+
+def _unknown_preset(pipeline: str, name: str, known: list[str]) -> UnknownPresetError:
+    if known:
+        return UnknownPresetError(
+            f"{pipeline} has no preset {name!r}. Presets: {', '.join(known)}.{did_you_mean(name, known)}"
+        )
+    return UnknownPresetError(
+        f"{pipeline} has no preset {name!r}: no schedule ships for a denoiser of this configuration. Profile the model with "
+        "'dit-accel profile JOB.toml' and pass LeMiCaConfig(schedule=\"PATH.json\")."
+    )
+
+
+def _overridden(configs: tuple[Config, ...], overrides: dict[str, Any]) -> tuple[Config, ...]:
+    """The configs with ``overrides`` applied to those that have the field; one config a method, at least one in all."""
+    if not configs:
+        raise ConfigError("Nothing to enable: give a preset name or a config, e.g. enable_acceleration(pipe, 'lemica-fast').")
+    kinds = [type(config) for config in configs]
+    twice = {kind.__name__ for kind in kinds if kinds.count(kind) > 1}
+    if twice:
+        raise ConfigError(f"Two configs of {', '.join(sorted(twice))} were given. Use one config a method.")
+    allowed = {f.name for kind in kinds for f in dataclasses.fields(kind) if f.init}
+    unknown = sorted(set(overrides) - allowed)
+    if unknown:
+        raise ConfigError(f"No config has {', '.join(unknown)}. Fields that can be overridden: {', '.join(sorted(allowed))}.")
+    return tuple(
+        dataclasses.replace(config, **{f.name: overrides[f.name] for f in dataclasses.fields(config) if f.name in overrides})
+        for config in configs
+    )

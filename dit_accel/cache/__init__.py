@@ -1,0 +1,1 @@
+"""Caching: one executor, and the policies that decide."""

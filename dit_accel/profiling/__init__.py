@@ -1,0 +1,1 @@
+"""Offline work: trajectories and rollouts become an error graph, the graph becomes schedules."""

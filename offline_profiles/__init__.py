@@ -1,0 +1,1 @@
+"""Shipped profiles: jobs, schedules, error graphs and quality reports, as data."""

@@ -1,0 +1,1 @@
+"""One file a pipeline family, and the embedded demo model."""
