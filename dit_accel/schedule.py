@@ -40,7 +40,7 @@ class CacheSchedule:
 
     num_steps: int
     compute_steps: tuple[int, ...]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "compute_steps", _checked_steps(self.num_steps, self.compute_steps))

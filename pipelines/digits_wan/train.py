@@ -39,8 +39,8 @@ class TrainConfig:
     """The recipe of the shipped weights; ``stage1_batch`` and ``stage2_batch`` are over all workers."""
 
     seed: int = 0
-    stage1_steps: int = 4600
-    stage2_steps: int = 3600
+    stage1_steps: int = 3000
+    stage2_steps: int = 2600
     stage1_batch: int = 48
     stage2_batch: int = 16
     stage1_frames: int = 3
@@ -48,7 +48,7 @@ class TrainConfig:
     muon_lr: float = 0.02
     adam_lr: float = 2e-3
     warmup_steps: int = 60
-    decay_fraction: float = 0.55
+    decay_steps: int = 2900
     shift: float = 3.0
     uniform_fraction: float = 0.2
     caption_dropout: float = 0.1
@@ -146,9 +146,9 @@ class Trainer:
         self.wrapped = DistributedDataParallel(self.model) if world > 1 else self.model
 
     def learning_rate_factor(self) -> float:
-        """Linear warm-up, flat, then linear to 2 % over the last ``decay_fraction`` of the run."""
-        left = 1 - self.step / self.config.num_steps
-        return min(1.0, (self.step + 1) / self.config.warmup_steps) * min(1.0, max(0.02, left / self.config.decay_fraction))
+        """Linear warm-up, flat, then linear to 2 % over the last ``decay_steps``."""
+        left = (self.config.num_steps - self.step) / self.config.decay_steps
+        return min(1.0, (self.step + 1) / self.config.warmup_steps) * min(1.0, max(0.02, left))
 
     def batch(self, pool: ClipPool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Clean latents, embeddings, sigmas and the frames shown, all drawn from (seed, step, rank)."""

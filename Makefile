@@ -1,0 +1,73 @@
+# Needs python3 (3.10 or newer) with venv and pip. `make` alone lists the verbs.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Pinned so that set-up is reproducible. Any torch>=2.10 works: make demo TORCH_VERSION=2.12.0
+TORCH_VERSION ?= 2.13.0
+WORKDIR ?= build/digits-wan
+PYTEST_WORKERS ?= 2
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# A stamp is written when an install has finished; an interrupted one leaves none and is done again.
+TORCH_STAMP := $(VENV)/.installed-torch-$(TORCH_VERSION)
+DEMO_STAMP := $(VENV)/.installed-demo
+DEV_STAMP := $(VENV)/.installed-dev
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint typecheck unit notebooks train-demo-model clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(DEMO_STAMP) ## Set up .venv and run the embedded model against every preset
+	$(BIN)/dit-accel demo
+
+test: lint typecheck unit notebooks ## Set up .venv and run every check: the four verbs below
+
+lint: $(DEV_STAMP) ## Ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The package is spread over three folders (see pyproject.toml); mypy is shown the tree that gets installed.
+typecheck: $(DEV_STAMP) ## Mypy, strict, over the package with its pipelines
+	rm -rf build/types
+	mkdir -p build/types/dit_accel
+	ln -s "$(CURDIR)"/dit_accel/* "$(CURDIR)/pipelines" "$(CURDIR)/offline_profiles" build/types/dit_accel/
+	cd build/types && "$(abspath $(BIN))/mypy" --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p dit_accel
+
+unit: $(DEV_STAMP) ## Pytest, including the wheel and sdist checks
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+notebooks: $(DEV_STAMP) ## Execute every notebook, leaving the files as they are
+	$(if $(NOTEBOOKS),HF_HUB_OFFLINE=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter execute --timeout=600 $(NOTEBOOKS),@echo "There are no notebooks.")
+
+train-demo-model: $(DEMO_STAMP) ## Train the embedded model from nothing (about an hour on two cores; resumes)
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 \
+		-m dit_accel.pipelines.digits_wan.train --workdir $(WORKDIR)
+
+clean: ## Remove .venv, caches and build outputs, but no trained model
+	test ! -f "$(VENV)/pyvenv.cfg" || rm -rf "$(VENV)"
+	rm -rf build/types build/lib build/bdist.* dist dit_accel.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(TORCH_STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "dit_accel needs Python 3.10 or newer.")'
+	@echo "Setting up $(VENV) with torch $(TORCH_VERSION) (once)"
+	$(PYTHON) -m venv "$(VENV)"
+	$(PIP) torch==$(TORCH_VERSION)
+	@rm -f "$(VENV)"/.installed-*
+	@touch $@
+
+# lpips and stlpips_pytorch serve as files of weights. Their requirement, torchvision, is neither used nor wanted: a
+# build of it that does not match torch breaks diffusers. So they come without their dependencies.
+$(DEMO_STAMP): $(TORCH_STAMP) pyproject.toml setup.py
+	$(PIP) --editable ".[plot]" "scikit-image>=0.24"
+	$(PIP) --no-deps "lpips>=0.1.4" "stlpips_pytorch>=0.0.2"
+	@touch $@
+
+$(DEV_STAMP): $(DEMO_STAMP)
+	$(PIP) --editable ".[dev,notebooks,plot]"
+	@touch $@

@@ -1,0 +1,179 @@
+"""Profiling jobs as TOML files: what to profile, with which prompts, and which presets to plan from it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import JobError, did_you_mean
+from ..schedule import CacheSchedule
+from .distributed import process_pool
+from .error_graph import ErrorGraph
+from .job import profile
+from .planner import plan
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+DEMO_SOURCE = "demo"
+MAX_FILE_BYTES = 1 << 20
+_SECTIONS: dict[str, dict[str, type]] = {
+    "job": {"name": str},
+    "pipeline": {"source": str, "dtype": str, "device": str},
+    "profile": {
+        "prompts": list,
+        "seeds": list,
+        "num_inference_steps": int,
+        "max_segment": int,
+        "mode": str,
+        "batch_size": int,
+    },
+    "inputs": {},
+    "plan": {"objective": str, "power": float, "presets": dict},
+}
+_REQUIRED = (("job", "name"), ("pipeline", "source"), ("profile", "prompts"), ("profile", "num_inference_steps"))
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """The contents of a job file; see ``offline_profiles/jobs/digits-wan.toml`` for one with comments."""
+
+    name: str
+    source: str
+    dtype: str
+    device: str
+    profile: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    objective: str
+    power: float
+    presets: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> JobFile:
+        """Read and check a job file.
+
+        Raises:
+            JobError: missing, too large, not TOML, unknown or missing keys, or a value of the wrong type.
+        """
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise JobError(f"{path} is larger than a job file may be ({MAX_FILE_BYTES:,} bytes).")
+            document = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise JobError(f"There is no job file at {path}.") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise JobError(f"{path} cannot be read as a job: {error}.") from None
+        _check_document(document, str(path))
+        plan = document.get("plan", {})
+        presets = plan.get("presets", {})
+        if any(type(budget) is not int for budget in presets.values()):
+            raise JobError(f"{path}: plan.presets maps a preset name to its number of full steps, got {presets!r}.")
+        pipeline = document["pipeline"]
+        return cls(
+            name=document["job"]["name"],
+            source=pipeline["source"],
+            dtype=pipeline.get("dtype", "float32"),
+            device=pipeline.get("device", "cpu"),
+            profile=document["profile"],
+            inputs=document.get("inputs", {}),
+            objective=plan.get("objective", "lexicographic-minimax"),
+            power=float(plan.get("power", 4.0)),
+            presets=presets,
+        )
+
+    @property
+    def load_pipeline(self) -> Callable[[], DiffusionPipeline]:
+        """A picklable function that loads the job's pipeline."""
+        return functools.partial(load_pipeline, self.source, self.dtype, self.device)
+
+
+def load_pipeline(source: str, dtype: str = "float32", device: str = "cpu") -> DiffusionPipeline:
+    """The embedded demo pipeline (``"demo"``), or any diffusers directory or hub id.
+
+    Raises:
+        JobError: the dtype is unknown, or diffusers cannot load the source.
+    """
+    import torch
+
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype):
+        raise JobError(f"dtype={dtype!r} is not a torch dtype. Use float32, bfloat16 or float16.")
+    if source == DEMO_SOURCE:
+        from ..demo import load_demo_pipeline
+
+        return load_demo_pipeline().to(device, kind)
+    from diffusers import DiffusionPipeline
+
+    try:
+        return DiffusionPipeline.from_pretrained(source, torch_dtype=kind).to(device)
+    except (OSError, ValueError) as error:
+        raise JobError(f"diffusers cannot load the pipeline {source!r}: {str(error).splitlines()[0]}") from None
+
+
+def _check_document(document: Mapping[str, Any], origin: str) -> None:
+    """Raise `JobError` for unknown sections or keys, wrong types, and missing keys."""
+    for section, body in document.items():
+        if section not in _SECTIONS or not isinstance(body, dict):
+            hint = did_you_mean(section, _SECTIONS)
+            raise JobError(f"{origin}: unknown section [{section}]. Sections: {', '.join(_SECTIONS)}.{hint}")
+        allowed = _SECTIONS[section]
+        for key, value in body.items():
+            if section == "inputs":
+                continue  # the pipeline's own arguments
+            if key not in allowed:
+                raise JobError(
+                    f"{origin}: unknown key {section}.{key}. Keys: {', '.join(allowed)}.{did_you_mean(key, allowed)}"
+                )
+            is_number = allowed[key] is float and type(value) is int
+            if type(value) is not allowed[key] and not is_number:
+                raise JobError(f"{origin}: {section}.{key} must be a {allowed[key].__name__}, got {value!r:.60}.")
+    missing = [f"{section}.{key}" for section, key in _REQUIRED if key not in document.get(section, {})]
+    if missing:
+        raise JobError(f"{origin}: missing {', '.join(missing)}.")
+
+
+def run_job(
+    job: JobFile, workdir: Path, out: Path, num_workers: int = 1, *, progress: bool = True
+) -> tuple[ErrorGraph, dict[Path, CacheSchedule]]:
+    """Profile as ``job`` says, plan its presets and write graph and schedules into ``out``.
+
+    Args:
+        job: the job.
+        workdir: keeps finished rollouts; run again with the same one to continue.
+        out: receives ``<num_steps>-steps.graph.json`` and ``<preset>.json``; only written when everything is solved.
+        num_workers: processes that roll out; 1 works in this one.
+
+    Raises:
+        JobError, GraphError, ConfigError: the job, the workdir or a budget cannot be used.
+    """
+    if num_workers < 1:
+        raise JobError(f"workers must be at least 1, got {num_workers}.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JobError(f"The output directory {out} cannot be written: {error}.") from None
+    pipe = job.load_pipeline()
+    with process_pool(job.load_pipeline, num_workers) if num_workers > 1 else nullcontext() as executor:
+        graph = profile(pipe, workdir=workdir, executor=executor, progress=progress, **job.profile, **job.inputs)
+    planned = {
+        out / f"{name}.json": plan(graph, budget, objective=job.objective, power=job.power)
+        for name, budget in job.presets.items()
+    }
+    named = {
+        path: CacheSchedule(s.num_steps, s.compute_steps, {**s.provenance, "name": f"{job.name}/{path.stem}"})
+        for path, s in planned.items()
+    }
+    graph.save(out / f"{graph.num_steps}-steps.graph.json")
+    for path, schedule in named.items():
+        schedule.save(path)
+    return graph, named

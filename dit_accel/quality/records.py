@@ -1,0 +1,216 @@
+"""`QualityReport`: quality, speed and density of accelerations against the same seeds' full runs. Schema v1, JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import ConfigError
+from ..schedule import parse_document, read_json_file, write_atomically
+
+SCHEMA = "dit_accel.quality_report"
+VERSION = 1
+MAX_FILE_BYTES = 64 << 20
+_KEYS = ("rows", "provenance", "samples")
+_UNITS = {"psnr": " (dB)", "psnr_moving": " (dB)"}
+_Record = TypeVar("_Record", "QualityRow", "QualitySample")
+
+
+@dataclass(frozen=True)
+class QualityRow:
+    """One acceleration over all videos.
+
+    Args:
+        name: label of the acceleration.
+        computed_steps: full denoising steps, the mean over videos rounded to a whole step (DBCache decides per video).
+        num_steps: denoising steps of a trajectory.
+        speedup: wall time of the denoising loop, baseline / accelerated, median over the pairs.
+        num_videos: prompts x seeds.
+        metrics: name -> (mean, standard error over videos). The error is NaN for one video; both are NaN for a metric
+            that no video defines.
+        density: mean kept share of attention pairs, 0 to 1; None without sparse attention.
+        cache_bytes_peak: most bytes the cache held in any run.
+    """
+
+    name: str
+    computed_steps: int
+    num_steps: int
+    speedup: float
+    num_videos: int
+    metrics: dict[str, tuple[float, float]]
+    density: float | None
+    cache_bytes_peak: int
+
+
+@dataclass(frozen=True)
+class QualitySample:
+    """One accelerated video against its baseline.
+
+    Args:
+        name: label of the acceleration.
+        prompt: the prompt.
+        seed: seed of the CPU generator.
+        computed_steps: full denoising steps of this run.
+        num_steps: denoising steps of this run.
+        speedup: seconds of the denoising loop, baseline / accelerated.
+        metrics: name -> value; NaN where the metric is undefined (`psnr_moving` of a still video).
+        density: kept share of attention pairs, or None.
+        cache_bytes_peak: most bytes the cache held.
+    """
+
+    name: str
+    prompt: str
+    seed: int
+    computed_steps: int
+    num_steps: int
+    speedup: float
+    metrics: dict[str, float]
+    density: float | None
+    cache_bytes_peak: int
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """What `evaluate` measured.
+
+    Args:
+        rows: one entry an acceleration, in the order given.
+        provenance: pipeline class, prompts, seeds, inputs, versions, device, date, unavailable metrics.
+        samples: one entry a video and acceleration.
+    """
+
+    rows: tuple[QualityRow, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    samples: tuple[QualitySample, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `to_json` writes: JSON values only, null for what is not a finite number."""
+        document = {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "rows": [asdict(row) for row in self.rows],
+            "provenance": self.provenance,
+            "samples": [asdict(sample) for sample in self.samples],
+        }
+        cleaned: dict[str, Any] = json_value(document)
+        return cleaned
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the report atomically; the folder must exist."""
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        write_atomically(Path(path), text)
+
+    def to_markdown(self) -> str:
+        """A table: name, full steps, speed-up, every metric as mean ± standard error, density if any row has one."""
+        names = list(dict.fromkeys(name for row in self.rows for name in row.metrics))
+        sparse = any(row.density is not None for row in self.rows)
+        head = ["name", "full steps", "speed-up", *(name + _UNITS.get(name, "") for name in names)]
+        head += ["density"] * sparse + ["videos"]
+        lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+        for row in self.rows:
+            cells = [
+                row.name.replace("|", "\\|"),
+                f"{row.computed_steps} / {row.num_steps}",
+                _number(row.speedup, 2, "×"),
+            ]
+            cells += [_mean_and_error(name, *row.metrics.get(name, (math.nan, math.nan))) for name in names]
+            cells += [_number(row.density, 3)] * sparse + [str(row.num_videos)]
+            lines.append(cells)
+        return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+    @classmethod
+    def load(cls, path: str | Path) -> QualityReport:
+        """Read a report file; null numbers come back as NaN.
+
+        Raises:
+            ConfigError: missing, over 64 MiB, not JSON, of another kind or version, or with malformed entries.
+        """
+        origin = str(path)
+        text = read_json_file(Path(path), MAX_FILE_BYTES, ConfigError, "quality report")
+        document = parse_document(text, SCHEMA, VERSION, _KEYS, ConfigError, origin)
+        if not isinstance(document["provenance"], dict):
+            raise ConfigError(
+                f"{origin}: provenance must be a JSON object. Write the file with QualityReport.to_json."
+            )
+        return cls(
+            rows=_records(QualityRow, document["rows"], f"{origin}: rows"),
+            provenance=document["provenance"],
+            samples=_records(QualitySample, document["samples"], f"{origin}: samples"),
+        )
+
+
+def json_value(value: object) -> Any:
+    """``value`` with JSON types only: non-finite numbers become null, objects that JSON lacks their type's name."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(item) for item in value]
+    return f"<{type(value).__qualname__}>"
+
+
+def _number(value: float | None, digits: int, unit: str = "") -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}{unit}"
+
+
+def _mean_and_error(name: str, mean: float, error: float) -> str:
+    digits = 2 if name in _UNITS else 4
+    return _number(mean, digits) + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
+
+
+def _records(kind: type[_Record], entries: object, origin: str) -> tuple[_Record, ...]:
+    """The entries of one list of the file as dataclasses, or a `ConfigError` that names the bad one."""
+    if not isinstance(entries, list):
+        raise ConfigError(f"{origin} must be a list. Write the file with QualityReport.to_json.")
+    names = {item.name for item in fields(kind)}
+    records = []
+    for index, entry in enumerate(entries):
+        where = f"{origin}[{index}]"
+        if not isinstance(entry, dict) or set(entry) != names or not isinstance(entry["metrics"], dict):
+            raise ConfigError(f"{where} must be an object with exactly the keys {sorted(names)}, got {entry!r:.80}.")
+        try:
+            values = {key: _typed(key, value) for key, value in entry.items() if key != "metrics"}
+            values["metrics"] = {
+                name: _pair(name, item) if kind is QualityRow else _float(name, item)
+                for name, item in entry["metrics"].items()
+            }
+        except ValueError as error:
+            raise ConfigError(f"{where} is malformed: {error}. Write the file with QualityReport.to_json.") from None
+        records.append(kind(**values))
+    return tuple(records)
+
+
+def _typed(key: str, value: Any) -> Any:
+    """One JSON value of a record as its Python type, or ValueError."""
+    if key in ("name", "prompt"):
+        if not isinstance(value, str):
+            raise ValueError(f"{key} must be text, got {value!r:.40}")
+        return value
+    if key == "density":
+        return None if value is None else _float(key, value)
+    if key == "speedup":
+        return _float(key, value)
+    if type(value) is not int:
+        raise ValueError(f"{key} must be a whole number, got {value!r:.40}")
+    return value
+
+
+def _pair(name: str, item: Any) -> tuple[float, float]:
+    if not isinstance(item, list) or len(item) != 2:
+        raise ValueError(f"{name} must be [mean, standard error], got {item!r:.40}")
+    return _float(name, item[0]), _float(name, item[1])
+
+
+def _float(key: str, value: Any) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{key} must be a number or null, got {value!r:.40}")
+    return float(value)

@@ -1,0 +1,283 @@
+"""`evaluate`: run a pipeline with and without accelerations on the same seeds and compare speed and quality.
+
+The result, `QualityReport`, is defined in `records`.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, DitAccelError
+from .metrics import METRICS, check_metrics, unavailable_metrics
+from .records import QualityReport, QualityRow, QualitySample, json_value
+
+__all__ = ["QualityReport", "QualityRow", "QualitySample", "evaluate", "mean_and_error"]
+
+BASELINE = "baseline"
+_RESERVED = ("prompt", "generator", "output_type", "return_dict")
+_WARMUP_STEPS = 2
+KeepVideo = Callable[[str, str, int, Tensor], None]
+
+
+def evaluate(
+    pipe: Any,
+    accelerations: Mapping[str, Any] | Sequence[str],
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int] = (0,),
+    metrics: Sequence[str] = ("psnr", "ssim", "lpips"),
+    out: str | Path | None = None,
+    keep_videos: KeepVideo | None = None,
+    warmup: bool = True,
+    progress: bool = True,
+    **pipe_kwargs: Any,
+) -> QualityReport:
+    """Measure accelerations of ``pipe`` against its own full run, for every prompt and seed.
+
+    For each video the order is baseline, then every acceleration, so that drift of the machine hits all alike. Speed
+    is the wall time of the denoising loop, clocked the same way for all.
+
+    Args:
+        pipe: a Diffusers video pipeline that is not accelerated now.
+        accelerations: label -> preset name, config or tuple of them; or a list of preset names as their own labels.
+        prompts: distinct prompts; for an honest report none that was used for profiling.
+        seeds: distinct seeds of the CPU generator.
+        metrics: names from `METRICS`.
+        out: where to save the report as JSON, if anywhere.
+        keep_videos: called as (label or "baseline", prompt, seed, video [T, C, H, W] float in [0, 1]) for every run.
+        warmup: start with a short run that is not counted, as start-up costs would flatter the accelerations.
+        progress: show a progress bar over the videos.
+        **pipe_kwargs: passed to every call of ``pipe``, e.g. ``num_inference_steps``, ``height``.
+
+    Raises:
+        ConfigError, MetricUnavailableError: an argument or a metric is unusable; found before anything is generated.
+        DitAccelError: an acceleration does not fit the pipeline.
+    """
+    plans = _plans(accelerations)
+    _check_inputs(prompts, seeds, out, pipe_kwargs)
+    check_metrics(metrics)
+    provenance = _provenance(pipe, plans, prompts, seeds, pipe_kwargs)
+    _rehearse(pipe, plans, prompts[0] if warmup else None, pipe_kwargs)
+    with _progress_bar(len(prompts) * len(seeds) * (1 + len(plans)), progress) as bar:
+        runs = [
+            _compare(pipe, plans, prompt, seed, metrics, pipe_kwargs, keep_videos, bar)
+            for prompt, seed in product(prompts, seeds)
+        ]
+    samples = tuple(chain.from_iterable(runs))
+    rows = tuple(_row(label, [sample for sample in samples if sample.name == label]) for label in plans)
+    report = QualityReport(rows, provenance, samples)
+    if out is not None:
+        report.to_json(out)
+    return report
+
+
+def _compare(
+    pipe: Any,
+    plans: Mapping[str, tuple[Any, ...]],
+    prompt: str,
+    seed: int,
+    metrics: Sequence[str],
+    pipe_kwargs: Mapping[str, Any],
+    keep_videos: KeepVideo | None,
+    bar: Any,
+) -> list[QualitySample]:
+    """One prompt and seed: the baseline, then every acceleration against it."""
+    samples = []
+    reference, baseline_seconds, _ = _run(pipe, (), prompt, seed, pipe_kwargs)
+    bar.update()
+    if keep_videos:
+        keep_videos(BASELINE, prompt, seed, reference)
+    for label, what in plans.items():
+        video, seconds, stats = _run(pipe, what, prompt, seed, pipe_kwargs)
+        bar.update()
+        if keep_videos:
+            keep_videos(label, prompt, seed, video)
+        values = {name: METRICS[name](reference, video) for name in metrics}
+        samples.append(_sample(label, prompt, seed, baseline_seconds / seconds, values, stats))
+    return samples
+
+
+def _plans(accelerations: Mapping[str, Any] | Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """Label -> arguments of `enable_acceleration`."""
+    if isinstance(accelerations, Mapping):
+        pairs = list(accelerations.items())
+    elif isinstance(accelerations, Sequence) and all(isinstance(name, str) for name in accelerations):
+        pairs = [(name, name) for name in accelerations]
+    else:
+        pairs = []
+    if not pairs or isinstance(accelerations, str):
+        raise ConfigError(
+            f"accelerations must be a non-empty list of preset names or a mapping label -> preset or config, got "
+            f"{accelerations!r:.80}. Name a config with {{'my label': config}}."
+        )
+    labels = [label for label, _ in pairs]
+    if len(set(labels)) != len(labels) or BASELINE in labels or not all(isinstance(label, str) for label in labels):
+        raise ConfigError(
+            f"Labels must be distinct texts other than {BASELINE!r}, got {labels}. Rename them in a mapping."
+        )
+    plans = {label: tuple(what) if isinstance(what, (list, tuple)) else (what,) for label, what in pairs}
+    for label, what in plans.items():
+        if not what:
+            raise ConfigError(f"The acceleration {label!r} is empty. Give a preset name, a config or a tuple of them.")
+    return plans
+
+
+def _check_inputs(prompts: object, seeds: object, out: str | Path | None, pipe_kwargs: Mapping[str, Any]) -> None:
+    """Everything that would otherwise fail, or mislead, after minutes of generation."""
+    for name, values, kind in (("prompts", prompts, str), ("seeds", seeds, int)):
+        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+            raise ConfigError(f"{name} must be a non-empty list, got {values!r:.80}. Put a single one into a list.")
+        if any(type(value) is not kind for value in values) or len(set(values)) != len(values):
+            raise ConfigError(f"{name} must be distinct values of type {kind.__name__}, got {values!r:.80}.")
+    taken = sorted(set(_RESERVED) & set(pipe_kwargs))
+    if taken:
+        raise ConfigError(f"evaluate sets {', '.join(_RESERVED)} itself; got {', '.join(taken)}. Leave them out.")
+    if out is not None and Path(out).is_dir():
+        raise ConfigError(f"out={str(out)!r} is a folder. Give the path of a JSON file.")
+    if out is not None and not Path(out).absolute().parent.is_dir():
+        raise ConfigError(f"The folder of out={str(out)!r} does not exist. Create it first.")
+
+
+def _rehearse(
+    pipe: Any, plans: Mapping[str, tuple[Any, ...]], prompt: str | None, pipe_kwargs: Mapping[str, Any]
+) -> None:
+    """Enable and disable each acceleration, as most of what can be wrong shows there; then the warm-up run, if any."""
+    from ..api import enable_acceleration
+
+    for what in plans.values():
+        with enable_acceleration(pipe, *what):
+            pass
+    if prompt is not None:
+        fixed = "timesteps" in pipe_kwargs or "sigmas" in pipe_kwargs  # then the number of steps is not free
+        short = {} if fixed else {"num_inference_steps": _WARMUP_STEPS}
+        _generate(pipe, prompt, 0, {**pipe_kwargs, **short})
+
+
+def _run(
+    pipe: Any, what: tuple[Any, ...], prompt: str, seed: int, pipe_kwargs: Mapping[str, Any]
+) -> tuple[Tensor, float, Any]:
+    """One run -> video [T, C, H, W], seconds of its denoising loop, statistics (None without acceleration)."""
+    from .._diffusers import DenoiseClock
+    from ..api import enable_acceleration
+
+    if not what:
+        with DenoiseClock(pipe) as clock:
+            frames = _generate(pipe, prompt, seed, pipe_kwargs)
+        stats = None
+    else:
+        with enable_acceleration(pipe, *what) as acceleration, DenoiseClock(pipe) as clock:
+            frames = _generate(pipe, prompt, seed, pipe_kwargs)
+            stats = acceleration.stats
+    if not clock.seconds > 0:
+        raise DitAccelError(
+            f"The denoising loop of {type(pipe).__name__} took {clock.seconds} s: its denoiser was not called, so no "
+            "speed can be measured. Check num_inference_steps, and that the pipeline uses its own transformer."
+        )
+    return frames, clock.seconds, stats
+
+
+def _generate(pipe: Any, prompt: str, seed: int, pipe_kwargs: Mapping[str, Any]) -> Tensor:
+    """The pipeline's one video as [T, C, H, W] float32 in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that a seed means the same noise on every device
+    videos = pipe(prompt=prompt, generator=generator, output_type="np", **pipe_kwargs).frames
+    if len(videos) != 1 or np.asarray(videos[0]).ndim != 4:
+        raise ConfigError(
+            f"evaluate needs one video [T, H, W, C] a call, {type(pipe).__name__} gave {len(videos)} of shape "
+            f"{np.asarray(videos[0]).shape}. Leave num_videos_per_prompt at 1."
+        )
+    return torch.from_numpy(np.asarray(videos[0], dtype=np.float32)).permute(0, 3, 1, 2).contiguous()
+
+
+def _sample(label: str, prompt: str, seed: int, speedup: float, values: dict[str, float], stats: Any) -> QualitySample:
+    # The union over denoisers and branches counts steps, also where two denoisers share a trajectory (Wan 2.2).
+    computed = {step for branches in stats.computed_steps.values() for steps in branches.values() for step in steps}
+    return QualitySample(
+        name=label,
+        prompt=prompt,
+        seed=seed,
+        computed_steps=len(computed),
+        num_steps=stats.num_steps,
+        speedup=speedup,
+        metrics=values,
+        density=stats.density,
+        cache_bytes_peak=stats.cache_bytes_peak,
+    )
+
+
+def _row(label: str, samples: Sequence[QualitySample]) -> QualityRow:
+    densities = [sample.density for sample in samples if sample.density is not None]
+    return QualityRow(
+        name=label,
+        computed_steps=round(statistics.fmean(sample.computed_steps for sample in samples)),
+        num_steps=samples[0].num_steps,
+        speedup=statistics.median(sample.speedup for sample in samples),
+        num_videos=len(samples),
+        metrics={name: mean_and_error(sample.metrics[name] for sample in samples) for name in samples[0].metrics},
+        density=statistics.fmean(densities) if densities else None,
+        cache_bytes_peak=max(sample.cache_bytes_peak for sample in samples),
+    )
+
+
+def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and its standard error (sample deviation / sqrt n) over what is not NaN; NaN where undefined."""
+    defined = [value for value in values if not math.isnan(value)]
+    mean = statistics.fmean(defined) if defined else math.nan
+    error = statistics.stdev(defined) / math.sqrt(len(defined)) if len(defined) > 1 else math.nan
+    return mean, error
+
+
+def _provenance(
+    pipe: Any,
+    plans: Mapping[str, tuple[Any, ...]],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    pipe_kwargs: Mapping[str, Any],
+) -> dict[str, Any]:
+    return {
+        "pipeline": type(pipe).__name__,
+        "accelerations": {label: [str(item) for item in what] for label, what in plans.items()},
+        "prompts": list(prompts),
+        "seeds": list(seeds),
+        "inputs": json_value(pipe_kwargs),
+        "versions": {name.replace("-", "_"): _version(name) for name in ("torch", "diffusers", "dit-accel")},
+        "device": _device_name(pipe),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "unavailable_metrics": unavailable_metrics(),
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _device_name(pipe: Any) -> str:
+    device = torch.device(getattr(pipe, "_execution_device", "cpu"))
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return str(device)
+    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on most Linux systems
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{(models or [platform.processor() or platform.machine()])[0]}, {torch.get_num_threads()} threads"
+
+
+def _progress_bar(total: int, shown: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc="evaluate", unit="video", disable=not shown)
