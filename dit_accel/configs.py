@@ -23,9 +23,9 @@ def require_choice(owner: str, name: str, value: object, allowed: tuple[str, ...
 class LeMiCaConfig:
     """Reuse whole denoiser steps by a schedule that was planned offline.
 
-    At a *compute* step all blocks run and the residual of the block stack (exit minus entry) is kept; at a *reuse* step
-    the blocks are skipped and the kept residual is added to the new entry. Embeddings, output head and scheduler always
-    run. Cond and uncond follow the same schedule with a residual each.
+    At a *compute* step all blocks run and the residual of the block stack (exit minus entry) is kept; at a *reuse*
+    step the blocks are skipped and the kept residual is added to the new entry. Embeddings, output head and scheduler
+    always run. Cond and uncond follow the same schedule with a residual each.
 
     Args:
         schedule (`str`, `Path` or `CacheSchedule`):

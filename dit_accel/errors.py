@@ -1,5 +1,7 @@
-"""Everything that can go wrong through a user's input. Each message says what happened, what was given, what is allowed
-and what to do next."""
+"""Everything that can go wrong through a user's input.
+
+Each message says what happened, what was given, what is allowed and what to do next.
+"""
 
 from __future__ import annotations
 

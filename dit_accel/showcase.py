@@ -27,17 +27,26 @@ NUM_STEPS = 50
 FRAMES_PER_SECOND = 6
 VIDEO_SCALE = 4
 # Held out: no (colour, digit, motion) of these was ever trained on or profiled.
-HELD_OUT_PROMPTS: tuple[str, ...] = ()
+HELD_OUT_PROMPTS: tuple[str, ...] = (
+    "a white zero moving left on black",
+    "a red three moving right on navy",
+    "a yellow nine moving up on black",
+    "a magenta eight moving down on black",
+    "a cyan two spinning on navy",
+    "a orange five bouncing on black",
+    "a white six growing on gray",
+    "a magenta two shrinking on gray",
+)
 
 
 def compared_schedules(pipe: DiffusionPipeline) -> dict[str, LeMiCaConfig]:
     """Label -> config: every LeMiCa preset of ``pipe``, slowest first, each followed by a uniform skip of its budget."""
-    presets = [LeMiCaConfig(f"digits-wan/{name}") for name in available_presets(pipe) if name.startswith("lemica-")]
-    compared = {}
-    for config in sorted(presets, key=lambda config: -config.cache_schedule.budget):
+    presets = {name: LeMiCaConfig(f"digits-wan/{name}") for name in available_presets(pipe) if "lemica" in name}
+    compared: dict[str, LeMiCaConfig] = {}
+    for name, config in sorted(presets.items(), key=lambda item: -item[1].cache_schedule.budget):
         schedule = config.cache_schedule
         uniform = CacheSchedule.uniform(schedule.num_steps, schedule.budget)
-        compared |= {schedule.name: config, uniform.name: LeMiCaConfig(uniform)}
+        compared |= {name: config, uniform.name: LeMiCaConfig(uniform)}
     return compared
 
 

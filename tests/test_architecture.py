@@ -59,16 +59,18 @@ TABLE = (
     Row("quality.evaluation", ANY, ANY),
     Row("api", (*BASE, "registry", "_diffusers", "cache", "sparse", "kernels"), ("torch",), ("diffusers",)),
     Row("demo", ANY, (), ANY),
+    Row("showcase", ANY, ANY),
     Row("cli", ANY, ANY),
     Row("", ANY, ()),
     Row("pipelines", FAMILY, (), (*MODELS, "pipelines.digits_wan")),
-    Row("pipelines.digits_wan", (*FAMILY, "pipelines.digits_wan"), (*MODELS, "safetensors"), ("sklearn", "tqdm")),
+    Row("pipelines.digits_wan", (*FAMILY, "pipelines.digits_wan"), (*MODELS, "safetensors", "sklearn"), ("tqdm",)),
+    Row("pipelines.digits_wan.build", (*FAMILY, "pipelines.digits_wan", "demo"), (*MODELS, "PIL"), ("tqdm",)),
     Row("offline_profiles"),
 )
 # The insides of diffusers: hooks, and the attention dispatcher. The only file that may know of them is _diffusers.py.
 SEAM = ("diffusers.hooks", "diffusers.models.attention_dispatch")
 SEAM_ATTRIBUTE = "_diffusers_hook"
-MAY_PRINT = ("cli", "pipelines.digits_wan.train")
+MAY_PRINT = ("cli", "pipelines.digits_wan.build", "pipelines.digits_wan.train")
 
 
 @dataclass(frozen=True)

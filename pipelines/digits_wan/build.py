@@ -1,6 +1,6 @@
 """Assemble the trained parts into a ``WanPipeline`` directory, and score it.
 
-    python -m dit_accel.pipelines.digits_wan.build --workdir build/digits-wan --out build/digits-wan/pipeline
+python -m dit_accel.pipelines.digits_wan.build --workdir build/digits-wan --out build/digits-wan/pipeline
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ def assemble(transformer: WanTransformer3DModel, out: Path) -> None:
     )
     pipe.save_pretrained(out)
     # transformers 5 writes a class name that version 4 does not have; the older name loads everywhere
-    for path, key in ((out / "model_index.json", "tokenizer"), (out / "tokenizer" / "tokenizer_config.json", "tokenizer_class")):
+    for path, key in (
+        (out / "model_index.json", "tokenizer"),
+        (out / "tokenizer" / "tokenizer_config.json", "tokenizer_class"),
+    ):
         record = json.loads(path.read_text())
         record[key] = ["transformers", "PreTrainedTokenizerFast"] if key == "tokenizer" else "PreTrainedTokenizerFast"
         path.write_text(json.dumps(record, indent=2) + "\n")
@@ -50,14 +53,19 @@ def held_out_captions(count: int, seed: int) -> list[Caption]:
     return [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))[:count]]
 
 
-def generate(pipe: WanPipeline, captions: list[Caption], seed: int, num_steps: int = 50, batch: int = 8) -> list[np.ndarray]:
+def generate(
+    pipe: WanPipeline, captions: list[Caption], seed: int, num_steps: int = 50, batch: int = 8
+) -> list[np.ndarray]:
     """One uint8 clip [9, 48, 48, 3] a caption; clip k is drawn from seed ``seed + k``."""
     videos: list[np.ndarray] = []
     for start in range(0, len(captions), batch):
         group = captions[start : start + batch]
         generators = [torch.Generator().manual_seed(seed + start + k) for k in range(len(group))]
         frames = pipe(
-            prompt=[caption.text for caption in group], num_inference_steps=num_steps, generator=generators, **DEMO_INPUTS
+            prompt=[caption.text for caption in group],
+            num_inference_steps=num_steps,
+            generator=generators,
+            **DEMO_INPUTS,
         ).frames
         videos += [(video * 255).round().astype(np.uint8) for video in frames]
     return videos
@@ -68,7 +76,9 @@ def contact_sheet(videos: list[np.ndarray], titles: list[str], path: Path, scale
     rows = []
     for video, title in zip(videos, titles, strict=True):
         frames = np.concatenate([np.pad(f, ((1, 1), (1, 1), (0, 0)), constant_values=128) for f in video], axis=1)
-        strip = Image.fromarray(frames).resize((frames.shape[1] * scale, frames.shape[0] * scale), Image.Resampling.NEAREST)
+        strip = Image.fromarray(frames).resize(
+            (frames.shape[1] * scale, frames.shape[0] * scale), Image.Resampling.NEAREST
+        )
         row = Image.new("RGB", (strip.width + 230, strip.height), (255, 255, 255))
         row.paste(strip, (230, 0))
         ImageDraw.Draw(row).text((6, strip.height // 2 - 6), title, fill=(0, 0, 0))
@@ -77,6 +87,7 @@ def contact_sheet(videos: list[np.ndarray], titles: list[str], path: Path, scale
 
 
 def main() -> None:
+    """Assemble, generate held-out prompts, score them and the ground truth, write a contact sheet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True, help="where train.py left 'transformer'")
     parser.add_argument("--out", type=Path, required=True, help="the pipeline directory to write")

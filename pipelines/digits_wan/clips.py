@@ -31,7 +31,7 @@ def glyphs() -> tuple[Tensor, np.ndarray]:
 
 @functools.lru_cache(1)
 def prototypes() -> dict[str, np.ndarray]:
-    """Digit word -> indices of the handwritings that are drawn: those nearest to the 12 k-means centres of their class.
+    """Digit word -> indices of the handwritings that are drawn: those nearest to the 12 k-means centres of the class.
 
     A small model cannot learn 1,797 shapes in an hour of CPU time; twelve typical hands a digit it can.
     """
@@ -109,7 +109,9 @@ def render(captions: list[Caption], rng: Generator, *, every_hand: bool = False)
 
     def shades(palette: dict[str, tuple[int, int, int]], names: list[str], jitter: float) -> Tensor:
         base = np.array([palette[name] for name in names], np.float32)
-        return torch.from_numpy(base + rng.uniform(-jitter, jitter, base.shape).astype(np.float32))[:, :, None, None, None]
+        return torch.from_numpy(base + rng.uniform(-jitter, jitter, base.shape).astype(np.float32))[
+            :, :, None, None, None
+        ]
 
     ink = shades(COLOURS, [c.colour for c in captions], 12).clamp(0, 255)
     ground = shades(BACKGROUNDS, [c.background for c in captions], 0)

@@ -112,6 +112,8 @@ def read_clip(video: np.ndarray, asked: Caption) -> Caption:
 def score(videos: list[np.ndarray], captions: list[Caption]) -> dict[str, float]:
     """Share of clips, in [0, 1], that show the asked colour, digit, motion and background, and all four."""
     read = [read_clip(video, caption) for video, caption in zip(videos, captions, strict=True)]
-    hits = np.array([[a == b for a, b in zip(astuple(r), astuple(c), strict=True)] for r, c in zip(read, captions, strict=True)])
+    hits = np.array(
+        [[a == b for a, b in zip(astuple(r), astuple(c), strict=True)] for r, c in zip(read, captions, strict=True)]
+    )
     shares = dict(zip(("colour", "digit", "motion", "background"), hits.mean(0).tolist(), strict=True))
     return {**shares, "all": float(hits.all(1).mean())}

@@ -1,4 +1,4 @@
-"""The text side of the demo model: a word-level tokenizer and a two-layer UMT5 encoder with orthogonal word vectors."""
+"""The text side of the demo model: a word-level tokenizer and a UMT5 encoder with orthogonal word vectors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def build_text_encoder(seed: int = 7) -> UMT5EncoderModel:
 
 @torch.no_grad()
 def embed(prompts: list[str]) -> torch.Tensor:
-    """Prompts -> embeddings [B, 16, 64], zero after ``</s>``: what ``WanPipeline.encode_prompt`` gives the denoiser."""
+    """Prompts -> embeddings [B, 16, 64], zero after ``</s>``: what ``WanPipeline`` gives the denoiser."""
     tokens = build_tokenizer()(prompts, padding="max_length", max_length=MAX_SEQUENCE_LENGTH, return_tensors="pt")
     states = build_text_encoder()(tokens.input_ids, tokens.attention_mask).last_hidden_state
     return states * tokens.attention_mask[..., None]

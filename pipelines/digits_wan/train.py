@@ -1,10 +1,10 @@
-"""Train the demo denoiser from nothing: rectified flow on rendered clips, resumable, on two CPU cores or any GPU count.
+"""Train the demo denoiser from nothing: rectified flow on rendered clips, resumable, on CPU cores or GPUs.
 
     torchrun --standalone --nproc-per-node 2 -m dit_accel.pipelines.digits_wan.train --workdir build/digits-wan
 
 Two stages. Stage 1 shows three random frames of each clip at their true temporal positions: a third of the tokens, and
-colour, digit, layout and most of the motion can already be learnt. Stage 2 shows all nine. The run is a fixed number of
-steps; every draw comes from (seed, step, rank), so a resumed run continues the same sequence.
+colour, digit, layout and most of the motion can already be learnt. Stage 2 shows all nine. The run is a fixed number
+of steps; every draw comes from (seed, step, rank), so a resumed run continues the same sequence.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class TrainConfig:
 
 
 class FrameRope(nn.Module):
-    """Rotary embedding of a subset of the frames at their true temporal positions (the model would number them 0, 1, …)."""
+    """Rotary embedding of a subset of the frames at their true temporal positions, not numbered 0, 1, …"""
 
     def __init__(self, rope: nn.Module) -> None:
         super().__init__()
@@ -69,6 +69,7 @@ class FrameRope(nn.Module):
         self.frames: Tensor | None = None
 
     def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine tables [1, tokens, 1, head dim] for latents [B, C, frames, H, W]."""
         if self.frames is None:
             return self.rope(hidden_states)
         whole = hidden_states.new_empty(1, 1, NUM_FRAMES, *hidden_states.shape[3:])
@@ -98,7 +99,7 @@ def build_transformer(seed: int) -> WanTransformer3DModel:
 
 
 class ClipPool:
-    """This worker's share of the rendered clips, as latents [N, 16, 9, 12, 12] in half precision and caption indices [N]."""
+    """This worker's share of the clips: latents [N, 16, 9, 12, 12] in half precision, caption indices [N]."""
 
     def __init__(self, config: TrainConfig, rank: int, world: int) -> None:
         captions = all_captions()
@@ -179,7 +180,9 @@ class Trainer:
         loss.backward()
         nn.utils.clip_grad_norm_(self.clipped, 1.0)
         factor = self.learning_rate_factor()
-        for optimizer, lr in ((self.muon, self.config.muon_lr), (self.adam, self.config.adam_lr)):
+        rates: tuple[tuple[torch.optim.Optimizer, float], ...]
+        rates = ((self.muon, self.config.muon_lr), (self.adam, self.config.adam_lr))
+        for optimizer, lr in rates:
             optimizer.param_groups[0]["lr"] = lr * factor
             optimizer.step()
             optimizer.zero_grad()
@@ -190,7 +193,9 @@ class Trainer:
 
     def save(self) -> None:
         """Write the whole state; ``state.json`` last and atomically, so a kill leaves the previous one valid."""
-        tensors = {f"model/{n}": p.detach() for n, p in self.names.items()} | {f"ema/{n}": p for n, p in self.ema.items()}
+        tensors = {f"model/{n}": p.detach() for n, p in self.names.items()} | {
+            f"ema/{n}": p for n, p in self.ema.items()
+        }
         by_parameter = {p: n for n, p in self.names.items()}
         for optimizer in (self.muon, self.adam):
             for parameter, state in optimizer.state.items():
@@ -209,7 +214,9 @@ class Trainer:
         """Continue from ``workdir``; a different recipe there is refused."""
         record = json.loads((self.workdir / "state.json").read_text())
         if record["config"] != asdict(self.config):
-            raise SystemExit(f"{self.workdir} holds a run with another recipe: {record['config']}. Use a fresh --workdir.")
+            raise SystemExit(
+                f"{self.workdir} holds a run with another recipe: {record['config']}. Use a fresh --workdir."
+            )
         tensors = load_file(self.workdir / record["tensors"])
         self.step, self.losses = record["step"], record["losses"]
         with torch.no_grad():
@@ -230,6 +237,7 @@ class Trainer:
 
 
 def main() -> None:
+    """Train, or continue, in ``--workdir``; leaves the moving average in its ``transformer`` folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--save-every-seconds", type=float, default=180)
@@ -250,7 +258,10 @@ def main() -> None:
         trainer.losses.append(round(trainer.train_step(pool), 5))
         if rank == 0 and trainer.step % 50 == 0:
             recent = sum(trainer.losses[-50:]) / len(trainer.losses[-50:])
-            print(f"{time.monotonic() - start:6.0f}s step {trainer.step}/{trainer.config.num_steps} loss {recent:.4f}", flush=True)
+            print(
+                f"{time.monotonic() - start:6.0f}s step {trainer.step}/{trainer.config.num_steps} loss {recent:.4f}",
+                flush=True,
+            )
         if rank == 0 and time.monotonic() - saved > args.save_every_seconds:
             trainer.save()
             saved = time.monotonic()

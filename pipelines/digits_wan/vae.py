@@ -1,11 +1,13 @@
 """The demo VAE: an ``AutoencoderKLWan`` whose weights are computed, not trained.
 
 It is the principal component analysis of 4x4x3 patches (48 numbers -> 16), written into the real architecture. Two
-tricks make its RMS-norms and SiLUs transparent: a large constant channel freezes the norm, and every feature is carried
-as a +/- pair, since ``silu(x) - silu(-x) = x``. All residual branches are zero.
+tricks make its RMS-norms and SiLUs transparent: a large constant channel freezes the norm, and every feature is
+carried as a +/- pair, since ``silu(x) - silu(-x) = x``. All residual branches are zero.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,21 +39,21 @@ def principal_components(rng: np.random.Generator, num_clips: int = 400) -> tupl
     return mean, basis[:, :LATENT_CHANNELS], variances[:LATENT_CHANNELS]
 
 
-def _linear(conv: nn.Conv3d, matrix: Tensor, bias: Tensor) -> None:
+def _linear(conv: Any, matrix: Tensor, bias: Tensor) -> None:
     """Make a causal convolution apply ``matrix`` [out, in] at its current frame and centre pixel."""
-    conv.weight.zero_()
-    conv.bias.zero_()
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)
     time, height, width = conv.weight.shape[2:]
     conv.weight[: matrix.shape[0], : matrix.shape[1], time - 1, height // 2, width // 2] = matrix
     conv.bias[: len(bias)] = bias
 
 
-def _spread(conv: nn.Conv3d, matrix: Tensor, bias: Tensor) -> None:
+def _spread(conv: Any, matrix: Tensor, bias: Tensor) -> None:
     """features -> [+Mx, -Mx, constant]."""
     _linear(conv, torch.cat([matrix, -matrix]), torch.cat([bias, -bias, torch.tensor([_CONSTANT])]))
 
 
-def _gather(norm: nn.Module, conv: nn.Conv3d, matrix: Tensor, bias: Tensor) -> None:
+def _gather(norm: Any, conv: Any, matrix: Tensor, bias: Tensor) -> None:
     """[+x, -x, constant] -> norm (undone) -> SiLU -> Mx."""
     norm.gamma.fill_(_CONSTANT / BASE_DIM**0.5)
     _linear(conv, torch.cat([matrix, -matrix], 1), bias)
@@ -95,7 +97,7 @@ def build_vae(seed: int = 0) -> AutoencoderKLWan:
 
 
 class LatentEncoder:
-    """The VAE's encoder as the one matrix it is: uint8 videos [B, 3, T, 48, 48] -> scaled latents [B, 16, T, 12, 12]."""
+    """The VAE's encoder as the one matrix it is."""
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         conv = vae.encoder.conv_in
@@ -104,5 +106,6 @@ class LatentEncoder:
         self.std = torch.tensor(vae.config.latents_std)
 
     def __call__(self, videos: Tensor) -> Tensor:
+        """uint8 videos [B, 3, T, 48, 48] -> scaled latents [B, 16, T, 12, 12]."""
         rows = patchify(to_unit(videos), PATCH_PX).movedim(1, -1)
         return ((rows @ self.matrix.T + self.bias) / self.std).movedim(-1, 1)
