@@ -1,8 +1,9 @@
 """The seam: the only file that touches diffusers' internals.
 
 What hangs on a pipeline, and why in this form: torch-native hooks on the denoiser (they survive offload, compile and
-context parallelism), a wrapper around the innermost callable of every block's forward chain (diffusers' own hooks may be
-added and removed outside of it in any order), and an instance override of ``cache_context`` (it carries branch and step).
+context parallelism), a wrapper around the innermost callable of every block's forward chain (diffusers' own hooks may
+be added and removed outside of it in any order), and an instance override of ``cache_context`` (it carries branch and
+step).
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from diffusers.utils.torch_utils import unwrap_module
@@ -21,12 +21,24 @@ from torch import Tensor, nn
 
 from .errors import AlreadyAcceleratedError, UnsupportedPipelineError
 from .specs import BlockSpec
+from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 Undo = Callable[[], None]
 Forward = Callable[..., Any]
+F = TypeVar("F", bound=Forward)
+
+
+def eager(function: F) -> F:
+    """Keep the function, and all that it calls, out of compiled graphs."""
+    return torch.compiler.disable(function)
+
+
+def eager_shell(function: F) -> F:
+    """Keep the function itself out of compiled graphs, but not what it calls."""
+    return torch.compiler.disable(function, recursive=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +55,18 @@ class DenoiserCall:
 class CallObserver(Protocol):
     """Told when a denoiser's forward begins and ends."""
 
-    def begin(self, call: DenoiserCall) -> None: ...
+    def begin(self, call: DenoiserCall) -> None:
+        """A forward begins."""
 
-    def end(self) -> None: ...
+    def end(self) -> None:
+        """The forward is over; not called if it raised."""
 
 
 class BlockRunner(Protocol):
     """Runs, or replaces, block ``index`` given its original forward."""
 
-    def run_block(self, index: int, original: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+    def run_block(self, index: int, original: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the block returns."""
 
 
 def denoisers_of(pipe: DiffusionPipeline, names: tuple[str, ...]) -> dict[str, nn.Module]:
@@ -74,8 +89,8 @@ class StepTracker:
     """Step and trajectory of each denoiser call, taken from diffusers; calls are never counted.
 
     A new ``scheduler.timesteps`` tensor (every ``set_timesteps`` makes one) or a step that goes backwards starts a new
-    trajectory. The step comes from ``cache_context`` or from ``scheduler.step_index``. One tracker serves all denoisers
-    of a pipeline.
+    trajectory. The step comes from ``cache_context`` or from ``scheduler.step_index``. One tracker serves all
+    denoisers of a pipeline.
     """
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
@@ -92,8 +107,8 @@ class StepTracker:
             step = scheduler.step_index or 0  # None before the first scheduler step
         if step is None:
             raise UnsupportedPipelineError(
-                f"The step of {type(self._pipe).__name__} with {type(scheduler).__name__} cannot be told: the pipeline "
-                "passes none to cache_context and the scheduler has no step_index. Use a flow-matching scheduler."
+                f"The step of {type(self._pipe).__name__} with {type(scheduler).__name__} cannot be told: cache_context "
+                "is given none and the scheduler has no step_index. Use a flow-matching scheduler."
             )
         if scheduler.timesteps is not self._timesteps or step < self._step:
             self._timesteps = scheduler.timesteps
@@ -103,7 +118,7 @@ class StepTracker:
         return DenoiserCall(denoiser, context.get("name", "default"), step, num_steps, self._trajectory)
 
 
-def observe_calls(name: str, denoiser: nn.Module, tracker: StepTracker, observer: CallObserver) -> Undo:
+def observe_calls(name: str, denoiser: Any, tracker: StepTracker, observer: CallObserver) -> Undo:
     """Report every forward of ``denoiser`` to ``observer``; returns the removal."""
     context: dict[str, Any] = {}
     was_own = "cache_context" in vars(denoiser)
@@ -118,9 +133,17 @@ def observe_calls(name: str, denoiser: nn.Module, tracker: StepTracker, observer
         finally:
             context.clear()
 
+    # Kept out of the graph of a compiled denoiser, which would otherwise be compiled anew for every step.
+    @eager
+    def begin(*_: Any) -> None:
+        observer.begin(tracker.observe(name, context))
+
+    @eager
+    def end(*_: Any) -> None:
+        observer.end()
+
     denoiser.cache_context = cache_context
-    before = denoiser.register_forward_pre_hook(lambda module, args: observer.begin(tracker.observe(name, context)))
-    after = denoiser.register_forward_hook(lambda module, args, output: observer.end())
+    before, after = denoiser.register_forward_pre_hook(begin), denoiser.register_forward_hook(end)
 
     def undo() -> None:
         before.remove()
@@ -136,8 +159,8 @@ def observe_calls(name: str, denoiser: nn.Module, tracker: StepTracker, observer
 class OutputTape:
     """The denoiser outputs of a trajectory, by (denoiser, branch, step): recorded once, replayed in later runs.
 
-    Replaying the steps before ``replay_until`` instead of computing them brings latents *and* scheduler history to that
-    step exactly as the recorded run had them, with no knowledge of the pipeline's loop or of the scheduler.
+    Replaying the steps before ``replay_until`` instead of computing them brings latents *and* scheduler history to
+    that step exactly as the recorded run had them, with no knowledge of the pipeline's loop or of the scheduler.
     """
 
     def __init__(self) -> None:
@@ -156,14 +179,13 @@ class OutputTape:
     def install(self, name: str, denoiser: nn.Module, tracker: StepTracker) -> Undo:
         """Put the tape around the forward of ``denoiser``; returns the removal."""
         stop_observing = observe_calls(name, denoiser, tracker, self)
-        was_own = "forward" in vars(denoiser)
-        original: Forward = denoiser.forward
 
-        @functools.wraps(original)
-        def forward(*args: Any, **kwargs: Any) -> Any:
+        def taped(original: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             assert self._call is not None, "the forward hook set it"
             if kwargs.get("return_dict", True):
-                raise UnsupportedPipelineError(f"{name} is not called with return_dict=False; its outputs cannot be taped.")
+                raise UnsupportedPipelineError(
+                    f"{name} is not called with return_dict=False; its outputs cannot be taped."
+                )
             key = f"{self._call.denoiser}/{self._call.branch}/{self._call.step:04d}"
             if self._call.step < self.replay_until:
                 return (self.outputs[key],)
@@ -171,13 +193,10 @@ class OutputTape:
             self.outputs.setdefault(key, output[0])
             return output
 
-        denoiser.forward = forward
+        restore = _splice(denoiser, taped)
 
         def undo() -> None:
-            if was_own:
-                denoiser.forward = original
-            else:
-                del denoiser.forward
+            restore()
             stop_observing()
 
         return undo
@@ -188,7 +207,8 @@ def find_blocks(name: str, denoiser: nn.Module, spec: BlockSpec) -> list[nn.Modu
     blocks = [block for attribute in spec.lists for block in getattr(denoiser, attribute, ())]
     if not blocks:
         raise UnsupportedPipelineError(
-            f"{name} ({type(denoiser).__name__}) has no blocks under {', '.join(spec.lists)}; its specification expects them."
+            f"{name} ({type(denoiser).__name__}) has no blocks under {', '.join(spec.lists)}; its specification "
+            "expects them."
         )
     return blocks
 
@@ -206,77 +226,54 @@ def stream_positions(block: nn.Module, streams: tuple[str, ...]) -> tuple[int, .
 
 def wrap_block(block: nn.Module, index: int, runner: BlockRunner) -> Undo:
     """Send the innermost forward of ``block`` through ``runner``; returns the removal."""
-    owner, attribute = _innermost(block)
+    return _splice(block, functools.partial(runner.run_block, index))
+
+
+def _splice(module: nn.Module, run: Callable[[Forward, tuple[Any, ...], dict[str, Any]], Any]) -> Undo:
+    """Put ``run`` around the innermost forward of ``module``; returns the removal, right whatever was hooked since."""
+    owner, attribute = _innermost(module)
     was_own = attribute in vars(owner)
     original: Forward = getattr(owner, attribute)
 
-    # Not recursive: the block inside stays compiled, and regional compilation keeps one graph for all blocks.
-    @torch.compiler.disable(recursive=False)
+    # Not recursive: what is inside stays compiled, and regional compilation keeps one graph for all blocks.
+    @eager_shell
     @functools.wraps(original)
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return runner.run_block(index, original, args, kwargs)
+        return run(original, args, kwargs)
 
     setattr(owner, attribute, forward)
 
     def undo() -> None:
-        references = getattr(getattr(block, "_diffusers_hook", None), "_fn_refs", [])
-        for holder in (block, *references):
+        # Hooks that were added or removed meanwhile have moved the wrapper; `owner` may be out of the registry by now.
+        for holder in (module, owner, *_hook_references(module)):
             for name in ("forward", "original_forward", "_old_forward"):
                 if vars(holder).get(name) is not forward:
                     continue
-                if holder is block and name == "forward" and not was_own:
-                    del block.forward
+                if holder is module and name == "forward" and not was_own:
+                    del module.forward
                 else:
                     setattr(holder, name, original)
 
     return undo
 
 
-def _innermost(block: nn.Module) -> tuple[Any, str]:
-    """Owner and attribute of the callable at the bottom of the forward chain: diffusers' hooks, accelerate's, or none."""
-    references = getattr(getattr(block, "_diffusers_hook", None), "_fn_refs", [])
+def _innermost(module: nn.Module) -> tuple[Any, str]:
+    """Owner and attribute of the innermost callable: under diffusers' hooks, under accelerate's, or the forward."""
+    references = _hook_references(module)
     if references:
         return references[0], "forward" if references[0].original_forward is None else "original_forward"
-    return block, "_old_forward" if "_old_forward" in vars(block) else "forward"
+    return module, "_old_forward" if "_old_forward" in vars(module) else "forward"
 
 
-class Stopwatch:
-    """Time from the first ``start`` to the last ``lap``: events on a GPU (no synchronisation until read), wall elsewhere."""
-
-    def __init__(self) -> None:
-        self._first: Any = None
-        self._last: Any = None
-
-    def start(self, device: torch.device) -> None:
-        if self._first is None:
-            self._first = self._mark(device)
-
-    def lap(self, device: torch.device) -> None:
-        self._last = self._mark(device)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds between the marks; 0 before the first lap."""
-        if self._first is None or self._last is None:
-            return 0.0
-        if isinstance(self._first, float):
-            return float(self._last - self._first)
-        self._last.synchronize()
-        return float(self._first.elapsed_time(self._last)) / 1000
-
-    @staticmethod
-    def _mark(device: torch.device) -> Any:
-        if device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+def _hook_references(module: nn.Module) -> list[Any]:
+    """diffusers' hooks on the module, innermost first."""
+    return list(getattr(getattr(module, "_diffusers_hook", None), "_fn_refs", ()))
 
 
 class DenoiseClock:
-    """``with DenoiseClock(pipe) as clock: pipe(...)`` -> ``clock.seconds`` of the denoising loop, text and VAE excluded.
+    """``with DenoiseClock(pipe) as clock: pipe(...)`` -> ``clock.seconds`` of the denoising loop alone.
 
-    It runs from the start of the first denoiser call to the end of the last one, accelerated or not, so ratios are fair.
+    It runs from the start of the first denoiser call to the end of the last, accelerated or not, so ratios are fair.
     """
 
     def __init__(self, pipe: DiffusionPipeline, denoisers: tuple[str, ...] = ("transformer", "transformer_2")) -> None:
@@ -286,10 +283,9 @@ class DenoiseClock:
 
     def __enter__(self) -> DenoiseClock:
         for module in self._denoisers.values():
-            device = next(module.parameters()).device
             self._handles += [
-                module.register_forward_pre_hook(lambda *_, device=device: self._watch.start(device), prepend=True),
-                module.register_forward_hook(lambda *_, device=device: self._watch.lap(device)),
+                module.register_forward_pre_hook(lambda *_: self._watch.start(), prepend=True),
+                module.register_forward_hook(lambda *_: self._watch.lap()),
             ]
         return self
 

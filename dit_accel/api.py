@@ -11,12 +11,13 @@ from ._diffusers import denoisers_of, refuse_native_cache
 from .cache.install import install_lemica
 from .cache.state import AccelerationStats, RunRecord
 from .configs import Config, LeMiCaConfig
-from .errors import AlreadyAcceleratedError, ConfigError, UnknownPresetError, did_you_mean
+from .errors import AlreadyAcceleratedError, ConfigError, UnknownPresetError, UnsupportedPipelineError, did_you_mean
 from .registry import find_spec, find_variant
 from .specs import PipelineSpec, PresetBuilder
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from torch import nn
 
 Installer = Callable[["DiffusionPipeline", PipelineSpec, Any, ExitStack], RunRecord]
 
@@ -65,7 +66,7 @@ def enable_acceleration(
         The handle; ``handle.disable()`` undoes everything.
 
     Raises:
-        UnsupportedPipelineError: no specification covers the pipeline.
+        UnsupportedPipelineError: no specification covers the pipeline, or it has no denoiser.
         UnknownPresetError: the pipeline has no such preset.
         ConfigError: nothing was asked for, two configs of one method, or an override that no config has.
         AlreadyAcceleratedError: the pipeline, or one that shares its denoiser, is accelerated already.
@@ -73,13 +74,11 @@ def enable_acceleration(
     spec = find_spec(pipe)
     configs = _overridden(tuple(_flatten(pipe, spec, presets_or_configs)), overrides)
     denoisers = denoisers_of(pipe, spec.denoisers)
-    for name, denoiser in denoisers.items():
-        if hasattr(denoiser, _HANDLE):
-            raise AlreadyAcceleratedError(
-                f"{type(pipe).__name__}.{name} is already accelerated, with {getattr(denoiser, _HANDLE).configs}. "
-                "Call disable_acceleration(pipe), or .disable() on its handle, first."
-            )
-    refuse_native_cache(pipe, denoisers)
+    if not denoisers:
+        raise UnsupportedPipelineError(
+            f"This {type(pipe).__name__} has no denoiser: {', '.join(spec.denoisers)} are all None. Load it with one."
+        )
+    refuse_accelerated(pipe, denoisers)
     with ExitStack() as undo:  # a failure half-way unwinds what was installed
         (record,) = [_INSTALLERS[type(config)](pipe, spec, config, undo) for config in configs]
         acceleration = Acceleration(configs, record, undo.pop_all())
@@ -87,6 +86,17 @@ def enable_acceleration(
         setattr(denoiser, _HANDLE, acceleration)
         acceleration._undo.callback(delattr, denoiser, _HANDLE)
     return acceleration
+
+
+def refuse_accelerated(pipe: DiffusionPipeline, denoisers: dict[str, nn.Module]) -> None:
+    """Raise `AlreadyAcceleratedError` if one of ``denoisers`` is accelerated, or has a diffusers cache enabled."""
+    for name, denoiser in denoisers.items():
+        if hasattr(denoiser, _HANDLE):
+            raise AlreadyAcceleratedError(
+                f"{type(pipe).__name__}.{name} is already accelerated, with {getattr(denoiser, _HANDLE).configs}. "
+                "Call disable_acceleration(pipe), or .disable() on its handle, first."
+            )
+    refuse_native_cache(pipe, denoisers)
 
 
 def disable_acceleration(pipe: DiffusionPipeline) -> None:
@@ -131,7 +141,9 @@ def _flatten(pipe: DiffusionPipeline, spec: PipelineSpec, wanted: Sequence[Any])
             configs += _flatten(pipe, spec, item)
         else:
             allowed = ", ".join(kind.__name__ for kind in _INSTALLERS)
-            raise ConfigError(f"{item!r:.80} is neither a preset name nor a config. Use a string or one of: {allowed}.")
+            raise ConfigError(
+                f"{item!r:.80} is neither a preset name nor a config. Use a string or one of: {allowed}."
+            )
     return configs
 
 
@@ -141,15 +153,17 @@ def _unknown_preset(pipeline: str, name: str, known: list[str]) -> UnknownPreset
             f"{pipeline} has no preset {name!r}. Presets: {', '.join(known)}.{did_you_mean(name, known)}"
         )
     return UnknownPresetError(
-        f"{pipeline} has no preset {name!r}: no schedule ships for a denoiser of this configuration. Profile the model with "
-        "'dit-accel profile JOB.toml' and pass LeMiCaConfig(schedule=\"PATH.json\")."
+        f"{pipeline} has no preset {name!r}: no schedule ships for a denoiser of this configuration. Profile the "
+        "model with 'dit-accel profile JOB.toml' and pass LeMiCaConfig(schedule=\"PATH.json\")."
     )
 
 
 def _overridden(configs: tuple[Config, ...], overrides: dict[str, Any]) -> tuple[Config, ...]:
-    """The configs with ``overrides`` applied to those that have the field; one config a method, at least one in all."""
+    """The configs with ``overrides`` applied where they have the field; one config a method, at least one in all."""
     if not configs:
-        raise ConfigError("Nothing to enable: give a preset name or a config, e.g. enable_acceleration(pipe, 'lemica-fast').")
+        raise ConfigError(
+            "Nothing to enable: give a preset name or a config, e.g. enable_acceleration(pipe, 'lemica-fast')."
+        )
     kinds = [type(config) for config in configs]
     twice = {kind.__name__ for kind in kinds if kinds.count(kind) > 1}
     if twice:
@@ -157,8 +171,12 @@ def _overridden(configs: tuple[Config, ...], overrides: dict[str, Any]) -> tuple
     allowed = {f.name for kind in kinds for f in dataclasses.fields(kind) if f.init}
     unknown = sorted(set(overrides) - allowed)
     if unknown:
-        raise ConfigError(f"No config has {', '.join(unknown)}. Fields that can be overridden: {', '.join(sorted(allowed))}.")
+        raise ConfigError(
+            f"No config has {', '.join(unknown)}. Fields that can be overridden: {', '.join(sorted(allowed))}."
+        )
     return tuple(
-        dataclasses.replace(config, **{f.name: overrides[f.name] for f in dataclasses.fields(config) if f.name in overrides})
+        dataclasses.replace(
+            config, **{f.name: overrides[f.name] for f in dataclasses.fields(config) if f.name in overrides}
+        )
         for config in configs
     )

@@ -8,21 +8,24 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from .errors import DitAccelError
+from .errors import ConfigError
+from .schedule import quoted, read_json_file
 
+# Options of `report` that --inputs must not set a second time.
+_OPTIONS = ("prompts", "seeds", "metrics", "out", "progress", "num_inference_steps")
+_MAX_PROMPTS_BYTES = 1 << 20
 Command = Callable[[argparse.Namespace], dict[str, Any]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0 only on success, errors are one line on stderr."""
     args = _parser().parse_args(argv)
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # its hints at every call would tear the progress bars
     try:
         result = args.command(args)
-    except DitAccelError as error:
-        return _failed(args, f"{type(error).__name__}: {error}", error)
-    except OSError as error:
+    except Exception as error:  # diffusers, too, refuses arguments: a ValueError on one line is all a user needs
         return _failed(args, f"{type(error).__name__}: {error}", error)
     except KeyboardInterrupt:
         print("interrupted; a profiling job continues from its workdir when it is run again", file=sys.stderr)
@@ -88,21 +91,24 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:
     from .profiling.job_file import load_pipeline
+    from .quality.metrics import check_metrics
     from .quality.report import evaluate
 
-    prompts = [line.strip() for line in args.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = read_json_file(args.prompts, _MAX_PROMPTS_BYTES, ConfigError, "prompts").splitlines()
+    inputs = _json_object(args.inputs)
+    check_metrics(args.metrics)
     pipe = load_pipeline(args.pipeline, args.dtype, args.device)
     pipe.set_progress_bar_config(disable=True)
     report = evaluate(
         pipe,
         args.presets,
-        prompts,
+        [line.strip() for line in lines if line.strip()],
         seeds=args.seeds,
         metrics=args.metrics,
         out=args.out,
         progress=not args.json,
         num_inference_steps=args.steps,
-        **json.loads(args.inputs),
+        **inputs,
     )
     return {"rows": _rows(report), "text": report.to_markdown()}
 
@@ -121,7 +127,9 @@ def _doctor(args: argparse.Namespace) -> dict[str, Any]:
         except PackageNotFoundError:
             return "not installed"
 
-    packages = {name: found(name) for name in ("dit_accel", "torch", "diffusers", "transformers", "scikit-image", "lpips")}
+    packages = {
+        name: found(name) for name in ("dit_accel", "torch", "diffusers", "transformers", "scikit-image", "lpips")
+    }
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     families = {spec.family: [name.rsplit(".", 1)[1] for name in spec.pipeline_classes] for spec in all_specs()}
     missing = unavailable_metrics()
@@ -132,6 +140,22 @@ def _doctor(args: argparse.Namespace) -> dict[str, Any]:
     return {**result, "text": "\n".join(lines)}
 
 
+def _json_object(text: str) -> dict[str, Any]:
+    """What ``--inputs`` holds, or a `ConfigError`."""
+    try:
+        inputs = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise ConfigError(f"--inputs is not valid JSON: {problem}. Example: --inputs '{{\"height\": 480}}'") from None
+    if not isinstance(inputs, dict):
+        raise ConfigError(
+            f"--inputs must be a JSON object, got {quoted(inputs)}. Example: --inputs '{{\"height\": 480}}'"
+        )
+    taken = sorted({"pipe", "accelerations", "keep_videos", "warmup", *_OPTIONS} & set(inputs))
+    if taken:
+        raise ConfigError(f"--inputs holds arguments of the pipeline only, got {', '.join(taken)}.")
+    return inputs
+
+
 def _rows(report: Any) -> list[dict[str, Any]]:
     """The report's rows as plain JSON values."""
     rows: list[dict[str, Any]] = report.to_dict()["rows"]
@@ -140,14 +164,21 @@ def _rows(report: Any) -> list[dict[str, Any]]:
 
 def _cache_dir() -> Path:
     """The user's cache directory for dit_accel."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dit_accel"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dit_accel"
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """Argparse prints the usage before an error; here an error is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}. See {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    common = _OneLineParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print the result as JSON")
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser = argparse.ArgumentParser(prog="dit-accel", description="Faster Diffusers video pipelines, measured.")
+    parser = _OneLineParser(prog="dit-accel", description="Faster Diffusers video pipelines, measured.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:

@@ -45,6 +45,10 @@ class JobError(DitAccelError, ValueError):
     """A profiling job or its work directory cannot be used."""
 
 
+class MissingPackageError(DitAccelError):
+    """An optional package that this needs is not installed."""
+
+
 class MetricUnavailableError(DitAccelError):
     """A quality metric lacks its package or its weights."""
 

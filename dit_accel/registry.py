@@ -55,9 +55,11 @@ def find_spec(pipe: DiffusionPipeline) -> PipelineSpec:
 
 def find_variant(pipe: DiffusionPipeline, spec: PipelineSpec) -> Variant | None:
     """The published model that ``pipe`` is, recognised by its first denoiser's configuration, or None."""
-    denoiser = next(d for d in (getattr(pipe, name, None) for name in spec.denoisers) if d is not None)
+    denoiser = next((d for d in (getattr(pipe, name, None) for name in spec.denoisers) if d is not None), None)
     for variant in spec.variants:
-        if all(denoiser.config.get(key) == value for key, value in variant.denoiser_config.items()):
+        if denoiser is not None and all(
+            denoiser.config.get(key) == value for key, value in variant.denoiser_config.items()
+        ):
             return variant
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from .api import available_presets
 from .configs import LeMiCaConfig
 from .demo import DEMO_INPUTS, load_demo_pipeline
-from .errors import MetricUnavailableError
+from .errors import DitAccelError, MissingPackageError
 from .quality.report import evaluate
 from .schedule import CacheSchedule, write_atomically
 
@@ -40,7 +41,7 @@ HELD_OUT_PROMPTS: tuple[str, ...] = (
 
 
 def compared_schedules(pipe: DiffusionPipeline) -> dict[str, LeMiCaConfig]:
-    """Label -> config: every LeMiCa preset of ``pipe``, slowest first, each followed by a uniform skip of its budget."""
+    """Label -> config: the LeMiCa presets of ``pipe``, slowest first, each before a uniform skip of its budget."""
     presets = {name: LeMiCaConfig(f"digits-wan/{name}") for name in available_presets(pipe) if "lemica" in name}
     compared: dict[str, LeMiCaConfig] = {}
     for name, config in sorted(presets.items(), key=lambda item: -item[1].cache_schedule.budget):
@@ -61,8 +62,18 @@ def run_showcase(
         seeds: every prompt is drawn with each.
         metrics: names from `dit_accel.quality.metrics.METRICS`.
         progress: show a bar with the time left.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+        MetricUnavailableError: what a metric needs is missing.
+        DitAccelError: ``out`` cannot be written.
     """
-    (out / "videos").mkdir(parents=True, exist_ok=True)
+    if find_spec("matplotlib") is None:  # said now, and not after minutes of generation
+        raise MissingPackageError('The schedule picture needs matplotlib. pip install "dit-accel[plot]"')
+    try:
+        (out / "videos").mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise DitAccelError(f"The folder {out} cannot be written: {problem}. Give another one.") from None
     pipe = load_demo_pipeline()
     pipe.set_progress_bar_config(disable=True)
     compared = compared_schedules(pipe)
@@ -100,15 +111,9 @@ def write_side_by_side(path: Path, videos: Sequence[Tensor]) -> None:
 
 
 def write_schedule_strips(path: Path, schedules: Mapping[str, CacheSchedule]) -> None:
-    """A picture with one strip a schedule: dark where a step is computed, light where it reuses.
+    """A picture with one strip a schedule: dark where a step is computed, light where it reuses."""
+    from matplotlib.figure import Figure
 
-    Raises:
-        MetricUnavailableError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MetricUnavailableError('The schedule picture needs matplotlib. pip install "dit-accel[plot]"') from None
     figure = Figure(figsize=(10, 0.42 * len(schedules) + 0.9), layout="constrained")
     axes: Any = figure.add_subplot()
     longest = max(schedule.num_steps for schedule in schedules.values())

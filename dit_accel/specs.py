@@ -20,8 +20,8 @@ class BlockSpec:
 
     Args:
         lists: attribute names of the ``ModuleList`` s, in execution order.
-        streams: names of the block arguments that a block transforms, in the order in which it returns them; one stream
-            is returned bare, several as a tuple.
+        streams: names of the block arguments that a block transforms, in the order in which it returns them; one
+            stream is returned bare, several as a tuple.
     """
 
     lists: tuple[str, ...]

@@ -29,6 +29,7 @@ def install_policy(pipe: DiffusionPipeline, spec: PipelineSpec, policy: CachePol
         The record that the next calls fill.
     """
     record, tracker = RunRecord(), StepTracker(pipe)
+    executors: list[BlockRangeExecutor] = []
     for name, denoiser in denoisers_of(pipe, spec.denoisers).items():
         blocks = find_blocks(name, denoiser, spec.blocks)
         executor = BlockRangeExecutor(
@@ -38,7 +39,7 @@ def install_policy(pipe: DiffusionPipeline, spec: PipelineSpec, policy: CachePol
             last=len(blocks) - 1,
             positions=stream_positions(blocks[0], spec.blocks.streams),
             streams=spec.blocks.streams,
-            device=next(denoiser.parameters()).device,
+            peers=executors,
         )
         undo.callback(executor.release)
         for index, block in enumerate(blocks):

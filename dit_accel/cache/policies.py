@@ -30,16 +30,19 @@ class SchedulePolicy:
         self._compute = frozenset(schedule.compute_steps)
 
     def check(self, call: DenoiserCall) -> None:
+        """Raise `ScheduleMismatchError` unless the run has the planned number of steps."""
         planned = self._schedule.num_steps
         if call.num_steps != planned:
             raise ScheduleMismatchError(
-                f"Schedule {self._schedule.name!r} was planned for {planned} steps, this run has {call.num_steps}. Use "
-                f"num_inference_steps={planned}, or profile {call.num_steps} steps with: dit-accel profile JOB.toml"
+                f"Schedule {self._schedule.name!r} was planned for {planned} steps, this run has {call.num_steps}. "
+                f"Use num_inference_steps={planned}, or profile {call.num_steps} with: dit-accel profile JOB.toml"
             )
 
     def is_compute(self, call: DenoiserCall) -> bool:
+        """Whether the schedule has the step."""
         return call.step in self._compute
 
     def is_kept(self, call: DenoiserCall) -> bool:
+        """Whether the next step is a reuse step."""
         following = call.step + 1
         return following < call.num_steps and following not in self._compute

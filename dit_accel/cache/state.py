@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .._diffusers import DenoiserCall, Stopwatch
+from .._diffusers import DenoiserCall
+from ..stopwatch import Stopwatch
 
 StepsByBranch = dict[str, dict[str, list[int]]]
 
@@ -33,8 +34,8 @@ class AccelerationStats:
     """What really ran in the last trajectory.
 
     ``computed_steps`` and ``reused_steps`` map denoiser -> branch -> step indices with the cached blocks computed or
-    reused. ``density`` is the kept share of attention pairs in [0, 1], None without sparse attention. ``denoise_seconds``
-    is the wall time of the denoising loop, ``cache_bytes_peak`` the most that kept residuals took.
+    reused. ``density`` is the kept share of attention pairs in [0, 1], None without sparse attention.
+    ``denoise_seconds`` is the wall time of the denoising loop, ``cache_bytes_peak`` the most that kept residuals took.
     """
 
     num_steps: int
@@ -72,7 +73,7 @@ class RunRecord:
         if call.trajectory != self.trajectory:
             self.trajectory, self.num_steps = call.trajectory, call.num_steps
             self.computed, self.reused = _steps(), _steps()
-            self.cache_bytes = self.cache_bytes_peak = 0
+            self.cache_bytes_peak = self.cache_bytes
             self.watch = Stopwatch()
 
     def count(self, call: DenoiserCall, *, is_reuse: bool) -> None:
@@ -88,7 +89,9 @@ class RunRecord:
         """A snapshot."""
 
         def plain(steps: defaultdict[str, defaultdict[str, list[int]]]) -> StepsByBranch:
-            return {denoiser: {b: list(found) for b, found in branches.items()} for denoiser, branches in steps.items()}
+            return {
+                denoiser: {b: list(found) for b, found in branches.items()} for denoiser, branches in steps.items()
+            }
 
         return AccelerationStats(
             num_steps=self.num_steps,

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..errors import JobError
+
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from .job import ProfileJob
+    from .request import ProfileJob
     from .rollout import BatchRunner
     from .workdir import Task, WorkDir
 
@@ -33,10 +35,17 @@ def process_pool(load_pipeline: Callable[[], DiffusionPipeline], num_workers: in
 
 
 def run_in_worker(job: ProfileJob, work: WorkDir, task: Task) -> None:
-    """Run one rollout on this worker's pipeline."""
+    """Run one rollout on this worker's pipeline.
+
+    Raises:
+        JobError: the executor is not one of `process_pool`.
+    """
     from .job import run_task
 
-    assert _WORKER is not None, "the pool's initializer sets it"
+    if _WORKER is None:  # the pool's initializer sets it
+        raise JobError(
+            "The executor's workers hold no pipeline. Make it with dit_accel.profiling.distributed.process_pool."
+        )
     run_task(_WORKER[0], job, work, task, _WORKER[1])
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GraphError, MetricUnavailableError
-from ..schedule import MAX_STEPS, CacheSchedule, parse_document, read_json_file, write_atomically
+from ..errors import GraphError, MissingPackageError
+from ..schedule import MAX_STEPS, CacheSchedule, is_number, parse_document, quoted, read_json_file, save_file
 
 if TYPE_CHECKING:
     import networkx
@@ -23,12 +22,12 @@ _KEYS = ("num_steps", "edges", "rollout_steps", "provenance")
 
 
 class ErrorGraph:
-    """Nodes are the steps ``0 … num_steps−1``; edge i→j is the error of the final sample when steps i+1 … j−1 reuse step i.
+    """Nodes are the steps ``0 … num_steps−1``; edge i→j is the error of the final sample when i+1 … j−1 reuse step i.
 
     Args:
         num_steps: model steps of a trajectory, 2 to 10,000.
-        edges: (i, j) -> error, finite and not negative, with ``0 <= i < j < num_steps``. Edges of length 1 reuse nothing:
-            they always exist, with error 0, and need not be given.
+        edges: (i, j) -> error, finite and not negative, with ``0 <= i < j < num_steps``. Edges of length 1 reuse
+            nothing: they always exist, with error 0, and need not be given.
         rollout_steps: full denoiser steps that measuring cost, summed over all videos.
         provenance: where the numbers come from; plain JSON values.
 
@@ -47,16 +46,25 @@ class ErrorGraph:
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         if type(num_steps) is not int or not 2 <= num_steps <= MAX_STEPS:
-            raise GraphError(f"num_steps must be an integer from 2 to {MAX_STEPS}, got {num_steps!r}.")
-        for (start, stop), error in edges.items():
-            _check_edge(num_steps, start, stop, error)
+            raise GraphError(f"num_steps must be an integer from 2 to {MAX_STEPS}, got {quoted(num_steps)}.")
+        if not isinstance(edges, Mapping):
+            raise GraphError(f"edges must map (i, j) to an error, got {quoted(edges)}.")
+        for edge, error in edges.items():
+            _check_edge(num_steps, edge, error)
+        if type(rollout_steps) is not int or rollout_steps < 0:
+            raise GraphError(f"rollout_steps must be an integer of at least 0, got {quoted(rollout_steps)}.")
+        if not isinstance(provenance, (Mapping, type(None))):
+            raise GraphError(f"provenance must be a JSON object, got {quoted(provenance)}.")
         self.num_steps = num_steps
         self.edges: dict[Edge, float] = {edge: float(error) for edge, error in edges.items()}
         self.rollout_steps = rollout_steps
         self.provenance: dict[str, Any] = dict(provenance or {})
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ErrorGraph) and self.to_json() == other.to_json()
+        if not isinstance(other, ErrorGraph):
+            return NotImplemented
+        # As JSON, so that a loaded graph equals the saved one; parsed, so that the order of keys does not count.
+        return bool(json.loads(self.to_json()) == json.loads(other.to_json()))
 
     __hash__ = None  # type: ignore[assignment]  # edges may be edited
 
@@ -73,11 +81,11 @@ class ErrorGraph:
 
         return plan_all(self, objective=objective, power=power)
 
-    def to_networkx(self) -> networkx.DiGraph:
+    def to_networkx(self) -> networkx.DiGraph[int]:
         """A ``networkx.DiGraph`` with the edge attribute ``error``; edges of length 1 included."""
         import networkx
 
-        graph = networkx.DiGraph()
+        graph: networkx.DiGraph[int] = networkx.DiGraph()
         graph.add_weighted_edges_from(((i, i + 1, 0.0) for i in range(self.num_steps - 1)), weight="error")
         graph.add_weighted_edges_from(((i, j, error) for (i, j), error in self.edges.items()), weight="error")
         return graph
@@ -94,12 +102,16 @@ class ErrorGraph:
         }
         try:
             return json.dumps(document, allow_nan=False) + "\n"
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise GraphError(f"The graph holds a value that JSON cannot: {error}.") from None
 
     def save(self, path: str | Path) -> None:
-        """Write the graph atomically."""
-        write_atomically(Path(path), self.to_json())
+        """Write the graph atomically.
+
+        Raises:
+            GraphError: the file cannot be written, or the provenance holds what JSON cannot.
+        """
+        save_file(Path(path), self.to_json(), GraphError, "error graph")
 
     @classmethod
     def load(cls, path: str | Path) -> ErrorGraph:
@@ -113,27 +125,34 @@ class ErrorGraph:
         rows = document["edges"]
         if not isinstance(rows, list) or any(not isinstance(row, list) or len(row) != 3 for row in rows):
             raise GraphError(f"{path}: edges must be a list of [i, j, error].")
-        if type(document["rollout_steps"]) is not int or not isinstance(document["provenance"], dict):
-            raise GraphError(f"{path}: rollout_steps must be an integer and provenance an object.")
+        edges: dict[Edge, float] = {}
         try:
-            edges = {(i, j): error for i, j, error in rows}
+            for i, j, error in rows:
+                _check_edge(document["num_steps"], (i, j), error)
+                if (i, j) in edges:
+                    raise GraphError(f"Edge ({i}, {j}) is given twice.")
+                edges[i, j] = error
             return cls(
-                document["num_steps"], edges, rollout_steps=document["rollout_steps"], provenance=document["provenance"]
+                document["num_steps"],
+                edges,
+                rollout_steps=document["rollout_steps"],
+                provenance=document["provenance"],
             )
-        except (GraphError, TypeError) as error:
-            raise GraphError(f"{path}: {error}") from None
+        except GraphError as problem:
+            raise GraphError(f"{path}: {problem}") from None
 
     def plot(self, path: str | Path, schedules: Mapping[str, CacheSchedule] | None = None) -> None:
         """Write a heat map of the edges (log scale), with the paths of ``schedules`` drawn on it.
 
         Raises:
-            MetricUnavailableError: matplotlib is not installed.
+            MissingPackageError: matplotlib is not installed.
+            GraphError: there is nothing to plot, or the picture cannot be written.
         """
         try:
             from matplotlib.colors import LogNorm
             from matplotlib.figure import Figure
         except ImportError:
-            raise MetricUnavailableError(
+            raise MissingPackageError(
                 'plot needs matplotlib, which is not installed. pip install "dit-accel[plot]"'
             ) from None
         measured = {edge: error for edge, error in self.edges.items() if error > 0}
@@ -145,18 +164,24 @@ class ErrorGraph:
         marks = axes.scatter(starts, lengths, c=list(measured.values()), norm=LogNorm(), marker="s", s=45)
         for name, schedule in (schedules or {}).items():
             pairs = list(zip(schedule.compute_steps, schedule.compute_steps[1:], strict=False))
-            axes.plot([i for i, _ in pairs], [j - i - 1 for i, j in pairs], "o-", fillstyle="none", lw=1, ms=8, label=name)
+            axes.plot(
+                [i for i, _ in pairs], [j - i - 1 for i, j in pairs], "o-", fillstyle="none", lw=1, ms=8, label=name
+            )
         if schedules:
             axes.legend()
         axes.set(xlabel="computed step i", ylabel="steps that reuse it")
         figure.colorbar(marks, label="error of the final latent (mean L1)")
-        figure.savefig(path, dpi=120)
+        try:
+            figure.savefig(path, dpi=120)
+        except (OSError, ValueError) as problem:  # an unwritable path, or an ending that matplotlib cannot write
+            raise GraphError(f"The plot cannot be written to {str(path)!r}: {problem}. Give another path.") from None
 
 
-def _check_edge(num_steps: int, start: object, stop: object, error: object) -> None:
-    if type(start) is not int or type(stop) is not int or not 0 <= start < stop < num_steps:
-        raise GraphError(f"Edge ({start!r}, {stop!r}) is not within 0 <= i < j < num_steps={num_steps}.")
-    if isinstance(error, bool) or not isinstance(error, (int, float)) or not math.isfinite(error) or error < 0:
-        raise GraphError(f"The error of edge ({start}, {stop}) must be a finite number of at least 0, got {error!r}.")
-    if stop == start + 1 and error != 0:
-        raise GraphError(f"Edge ({start}, {stop}) has length 1 and reuses nothing; its error is 0, got {error!r}.")
+def _check_edge(num_steps: Any, edge: Any, error: Any) -> None:
+    is_pair = isinstance(edge, tuple) and len(edge) == 2 and all(type(step) is int for step in edge)
+    if not is_pair or type(num_steps) is not int or not 0 <= edge[0] < edge[1] < num_steps:
+        raise GraphError(f"Edge {quoted(edge)} is not within 0 <= i < j < num_steps={quoted(num_steps)}.")
+    if not is_number(error) or error < 0:
+        raise GraphError(f"The error of edge {edge} must be a finite number of at least 0, got {quoted(error)}.")
+    if edge[1] == edge[0] + 1 and error != 0:
+        raise GraphError(f"Edge {edge} has length 1 and reuses nothing; its error is 0, got {quoted(error)}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import JobError, did_you_mean
-from ..schedule import CacheSchedule
+from ..schedule import CacheSchedule, quoted, read_json_file
 from .distributed import process_pool
 from .error_graph import ErrorGraph
 from .job import profile
@@ -41,6 +42,9 @@ _SECTIONS: dict[str, dict[str, type]] = {
     "inputs": {},
     "plan": {"objective": str, "power": float, "presets": dict},
 }
+_PROFILE_OWN = ("pipe", "workdir", "executor", "progress")  # arguments of `profile` that a job file cannot set
+_REHEARSED_STEPS = 200
+_FILE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # names become file names: no dots, no separators
 _REQUIRED = (("job", "name"), ("pipeline", "source"), ("profile", "prompts"), ("profile", "num_inference_steps"))
 
 
@@ -65,19 +69,23 @@ class JobFile:
         Raises:
             JobError: missing, too large, not TOML, unknown or missing keys, or a value of the wrong type.
         """
+        text = read_json_file(path, MAX_FILE_BYTES, JobError, "job")
         try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise JobError(f"{path} is larger than a job file may be ({MAX_FILE_BYTES:,} bytes).")
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise JobError(f"There is no job file at {path}.") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise JobError(f"{path} cannot be read as a job: {error}.") from None
+            document = tomllib.loads(text)
+        except (ValueError, RecursionError) as error:  # TOMLDecodeError, or what tomllib lets through
+            raise JobError(f"{path} is not valid TOML: {error}.") from None
         _check_document(document, str(path))
         plan = document.get("plan", {})
         presets = plan.get("presets", {})
         if any(type(budget) is not int for budget in presets.values()):
-            raise JobError(f"{path}: plan.presets maps a preset name to its number of full steps, got {presets!r}.")
+            raise JobError(
+                f"{path}: plan.presets maps a preset name to its number of full steps, got {quoted(presets)}."
+            )
+        for name in (document["job"]["name"], *presets):
+            if not _FILE_NAME.fullmatch(name):
+                raise JobError(
+                    f"{path}: {quoted(name)} cannot name files. Use lower-case letters, digits and hyphens."
+                )
         pipeline = document["pipeline"]
         return cls(
             name=document["job"]["name"],
@@ -87,7 +95,7 @@ class JobFile:
             profile=document["profile"],
             inputs=document.get("inputs", {}),
             objective=plan.get("objective", "lexicographic-minimax"),
-            power=float(plan.get("power", 4.0)),
+            power=plan.get("power", 4.0),
             presets=presets,
         )
 
@@ -101,42 +109,56 @@ def load_pipeline(source: str, dtype: str = "float32", device: str = "cpu") -> D
     """The embedded demo pipeline (``"demo"``), or any diffusers directory or hub id.
 
     Raises:
-        JobError: the dtype is unknown, or diffusers cannot load the source.
+        JobError: the dtype is unknown, or diffusers cannot load the source, or not onto the device.
     """
     import torch
 
     kind = getattr(torch, dtype, None)
-    if not isinstance(kind, torch.dtype):
+    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
         raise JobError(f"dtype={dtype!r} is not a torch dtype. Use float32, bfloat16 or float16.")
-    if source == DEMO_SOURCE:
-        from ..demo import load_demo_pipeline
-
-        return load_demo_pipeline().to(device, kind)
     from diffusers import DiffusionPipeline
 
+    from ..demo import load_demo_pipeline
+
+    is_demo = source == DEMO_SOURCE
     try:
-        return DiffusionPipeline.from_pretrained(source, torch_dtype=kind).to(device)
-    except (OSError, ValueError) as error:
-        raise JobError(f"diffusers cannot load the pipeline {source!r}: {str(error).splitlines()[0]}") from None
+        pipe = load_demo_pipeline() if is_demo else DiffusionPipeline.from_pretrained(source, dtype=kind)
+    except Exception as error:  # of every library that has a part in the folder
+        raise JobError(f"diffusers cannot load the pipeline {source!r}: {_first_line(error)}") from error
+    try:
+        # Not cast a second time: from_pretrained leaves in float32 what the model wants to keep so.
+        return pipe.to(device, kind) if is_demo and kind != torch.float32 else pipe.to(device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise JobError(f"The pipeline cannot be moved to device={device!r}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _check_document(document: Mapping[str, Any], origin: str) -> None:
     """Raise `JobError` for unknown sections or keys, wrong types, and missing keys."""
     for section, body in document.items():
-        if section not in _SECTIONS or not isinstance(body, dict):
+        if section not in _SECTIONS:
             hint = did_you_mean(section, _SECTIONS)
             raise JobError(f"{origin}: unknown section [{section}]. Sections: {', '.join(_SECTIONS)}.{hint}")
+        if not isinstance(body, dict):
+            raise JobError(f"{origin}: {section} must be a section [{section}], got {quoted(body)}.")
         allowed = _SECTIONS[section]
         for key, value in body.items():
-            if section == "inputs":
-                continue  # the pipeline's own arguments
+            if section == "inputs":  # the pipeline's own arguments
+                if key in _SECTIONS["profile"] or key in _PROFILE_OWN:
+                    raise JobError(
+                        f"{origin}: {key} is no argument of the pipeline; it does not belong into [inputs]."
+                    )
+                continue
             if key not in allowed:
                 raise JobError(
                     f"{origin}: unknown key {section}.{key}. Keys: {', '.join(allowed)}.{did_you_mean(key, allowed)}"
                 )
             is_number = allowed[key] is float and type(value) is int
             if type(value) is not allowed[key] and not is_number:
-                raise JobError(f"{origin}: {section}.{key} must be a {allowed[key].__name__}, got {value!r:.60}.")
+                raise JobError(f"{origin}: {section}.{key} must be a {allowed[key].__name__}, got {quoted(value)}.")
     missing = [f"{section}.{key}" for section, key in _REQUIRED if key not in document.get(section, {})]
     if missing:
         raise JobError(f"{origin}: missing {', '.join(missing)}.")
@@ -158,6 +180,7 @@ def run_job(
     """
     if num_workers < 1:
         raise JobError(f"workers must be at least 1, got {num_workers}.")
+    _check_plan(job)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -177,3 +200,14 @@ def run_job(
     for path, schedule in named.items():
         schedule.save(path)
     return graph, named
+
+
+def _check_plan(job: JobFile) -> None:
+    """Plan on a graph of zeros: a budget or objective that cannot work is found now, not after hours of rollouts."""
+    num_steps = job.profile["num_inference_steps"]
+    longest = job.profile.get("max_segment", num_steps)
+    if not job.presets or num_steps > _REHEARSED_STEPS:
+        return
+    edges = {(i, j): 0.0 for i in range(num_steps) for j in range(i + 2, min(i + longest + 1, num_steps))}
+    for budget in job.presets.values():
+        plan(ErrorGraph(num_steps, edges), budget, objective=job.objective, power=job.power)

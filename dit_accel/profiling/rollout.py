@@ -1,12 +1,13 @@
 """One batch of videos: its full trajectory, and the rollouts that measure single edges of it.
 
 A rollout of edge i→j replays the recorded denoiser outputs of steps 0 … i−1 (no compute; latents and scheduler history
-arrive at step i exactly as in the full run), computes step i, reuses it up to j−1 and computes j … N−1, all through the
-executor that users run. Its error is the mean absolute difference of the final latents from the full run's.
+arrive at step i exactly as in the full run), computes step i, reuses it up to j−1 and computes j … N−1, all through
+the executor that users run. Its error is the mean absolute difference of the final latents from the full run's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .._diffusers import OutputTape, StepTracker, denoisers_of
 from ..cache.install import install_policy
 from ..cache.policies import SchedulePolicy
+from ..errors import JobError
 from ..registry import find_spec
 from ..schedule import CacheSchedule
 
@@ -54,32 +57,63 @@ class BatchRunner:
         self._final: Tensor | None = None
 
     def record(self, path: Path) -> None:
-        """Run the full trajectory and write its outputs and final latents to ``path``, atomically."""
+        """Run the full trajectory and write its outputs and final latents to ``path``, atomically.
+
+        Raises:
+            JobError: the run diverges, or the file cannot be written.
+        """
         final = self._run(replay_until=0, reuse=None)
+        if not bool(final.isfinite().all()):
+            raise JobError(f"The full run of {self._batch} ends in NaN or infinity. Check dtype and guidance_scale.")
         temporary = path.with_suffix(".tmp")
-        save_file({**{k: v.cpu().contiguous() for k, v in self._tape.outputs.items()}, _FINAL: final.cpu()}, temporary)
-        temporary.replace(path)
+        tensors = {key: value.cpu().contiguous() for key, value in self._tape.outputs.items()}
+        try:
+            save_file({**tensors, _FINAL: final.cpu().contiguous()}, temporary)
+            temporary.replace(path)
+        except (OSError, SafetensorError) as problem:
+            temporary.unlink(missing_ok=True)
+            raise JobError(f"{path} cannot be written: {problem}. Free some space, or use another workdir.") from None
         self._final = final
 
     def load(self, path: Path) -> None:
-        """Take up a trajectory that `record` wrote."""
-        tensors = load_file(path)
+        """Take up a trajectory that `record` wrote.
+
+        Raises:
+            JobError: the file was damaged from outside.
+        """
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as problem:
+            raise JobError(f"{path} is damaged ({problem}). Delete it, and run the job again.") from None
+        if _FINAL not in tensors or len(tensors[_FINAL]) != len(self._batch.prompts):
+            raise JobError(f"{path} does not hold a trajectory of this job. Delete it, and run the job again.")
         device = self._pipe._execution_device
         self._final = tensors.pop(_FINAL).to(device)
         self._tape.outputs = {key: tensor.to(device) for key, tensor in tensors.items()}
 
     def measure(self, start: int, stop: int) -> list[float]:
-        """Error of edge ``start``→``stop`` for each video of the batch: mean L1 of the final latents, at least 0."""
+        """Error of edge ``start``→``stop`` for each video of the batch: mean L1 of the final latents, at least 0.
+
+        Raises:
+            JobError: a run with this stretch of reuse diverges.
+        """
         assert self._final is not None, "record or load comes first"
         final = self._run(replay_until=start, reuse=(start, stop))
-        return [float(error) for error in (final - self._final).abs().flatten(1).double().mean(1)]
+        errors = [float(error) for error in (final - self._final).abs().flatten(1).double().mean(1)]
+        if not all(map(math.isfinite, errors)):
+            raise JobError(
+                f"Reusing step {start} up to step {stop - 1} ends in NaN or infinity for {self._batch}. Use a smaller "
+                "max_segment, or a dtype with a larger range."
+            )
+        return errors
 
     def _run(self, *, replay_until: int, reuse: tuple[int, int] | None) -> Tensor:
         """Final latents of one call of the pipeline."""
         start, stop = reuse or (0, 1)
         compute = [step for step in range(self._num_steps) if step <= start or step >= stop]
         with ExitStack() as undo:
-            install_policy(self._pipe, self._spec, SchedulePolicy(CacheSchedule(self._num_steps, tuple(compute))), undo)
+            policy = SchedulePolicy(CacheSchedule(self._num_steps, tuple(compute)))
+            install_policy(self._pipe, self._spec, policy, undo)
             self._tape.replay_until = replay_until
             tracker = StepTracker(self._pipe)
             for name, denoiser in denoisers_of(self._pipe, self._spec.denoisers).items():

@@ -13,13 +13,13 @@ from __future__ import annotations
 import fcntl
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import JobError
-from ..schedule import parse_document, read_json_file, write_atomically
+from ..schedule import is_number, parse_document, quoted, read_json_file, save_file, write_atomically
 
 _SCHEMA, _VERSION = "dit_accel.rollout", 1
 _MAX_BYTES = 1 << 20
@@ -42,13 +42,14 @@ class WorkDir:
             if not (path / "job.json").exists():
                 write_atomically(path / "job.json", text)
         except OSError as error:
-            raise JobError(f"The work directory {path} cannot be written: {error}. Give another one with workdir=.") from None
-        found = json.loads(read_json_file(path / "job.json", _MAX_BYTES, JobError, "job"))
+            raise JobError(f"The work directory {path} cannot be written: {error}. Give another workdir.") from None
+        found = _read_json(path / "job.json")
         wanted = json.loads(text)
         if found != wanted:
             changed = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
             raise JobError(
-                f"{path} holds another job; these differ: {', '.join(changed)}. Use a fresh workdir, or restore the job."
+                f"{path} holds another job; these differ: {', '.join(changed)}. Use a fresh workdir, or restore the "
+                "job."
             )
 
     @contextmanager
@@ -56,13 +57,18 @@ class WorkDir:
         """Keep other processes out.
 
         Raises:
-            JobError: another process works here.
+            JobError: another process works here, or the directory has no locks.
         """
-        with open(self.path / "lock", "w", encoding="utf-8") as file:
+        lock = self.path / "lock"
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise JobError(f"Another process is working in {self.path}. Wait for it, or use another workdir.") from None
+                fcntl.flock(stack.enter_context(open(lock, "w", encoding="utf-8")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise JobError(
+                    f"Another process is working in {self.path}. Wait for it, or use another workdir."
+                ) from None
+            except OSError as error:
+                raise JobError(f"{lock} cannot be locked: {error}. Use a workdir on a local disk.") from None
             yield
 
     def trajectory(self, batch: int) -> Path:
@@ -70,13 +76,18 @@ class WorkDir:
         return self.path / f"trajectory-{batch:03d}.safetensors"
 
     def write(self, task: Task, errors: list[float]) -> None:
-        """Make the result of one rollout durable."""
+        """Make the result of one rollout durable.
+
+        Raises:
+            JobError: the file cannot be written.
+        """
         document = {"schema": _SCHEMA, "version": _VERSION, "errors": errors}
         batch, start, stop = task
-        write_atomically(self.path / "rollouts" / f"{batch:03d}-{start:03d}-{stop:03d}.json", json.dumps(document) + "\n")
+        path = self.path / "rollouts" / f"{batch:03d}-{start:03d}-{stop:03d}.json"
+        save_file(path, json.dumps(document, allow_nan=False) + "\n", JobError, "rollout")
 
-    def results(self) -> dict[Task, list[float]]:
-        """Every rollout that is done.
+    def results(self, batch_sizes: Sequence[int]) -> dict[Task, list[float]]:
+        """Every rollout that is done, given the number of videos of each batch.
 
         Raises:
             JobError: a result file was damaged from outside.
@@ -89,5 +100,27 @@ class WorkDir:
             text = read_json_file(path, _MAX_BYTES, JobError, "rollout")
             document = parse_document(text, _SCHEMA, _VERSION, ("errors",), JobError, str(path))
             batch, start, stop = (int(group) for group in match.groups())
-            found[batch, start, stop] = document["errors"]
+            errors = document["errors"]
+            wanted = batch_sizes[batch] if batch < len(batch_sizes) else 0
+            if (
+                not isinstance(errors, list)
+                or not all(is_number(e) and e >= 0 for e in errors)
+                or len(errors) != wanted
+            ):
+                raise JobError(
+                    f"{path} is damaged: errors must be {wanted} numbers of at least 0, got {quoted(errors)}. Delete "
+                    "it, and run the job again."
+                )
+            found[batch, start, stop] = errors
         return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The description of a job, or a `JobError` that says that it is damaged."""
+    try:
+        document = json.loads(read_json_file(path, _MAX_BYTES, JobError, "job"))
+    except (json.JSONDecodeError, RecursionError) as problem:
+        raise JobError(f"{path} is damaged: {problem}. Use a fresh workdir.") from None
+    if not isinstance(document, dict):
+        raise JobError(f"{path} is damaged: it holds {quoted(document)}, not a job. Use a fresh workdir.")
+    return document

@@ -37,14 +37,16 @@ def assemble(transformer: WanTransformer3DModel, out: Path) -> None:
         scheduler=scheduler,
     )
     pipe.save_pretrained(out)
-    # transformers 5 writes a class name that version 4 does not have; the older name loads everywhere
-    for path, key in (
-        (out / "model_index.json", "tokenizer"),
-        (out / "tokenizer" / "tokenizer_config.json", "tokenizer_class"),
-    ):
-        record = json.loads(path.read_text())
-        record[key] = ["transformers", "PreTrainedTokenizerFast"] if key == "tokenizer" else "PreTrainedTokenizerFast"
-        path.write_text(json.dumps(record, indent=2) + "\n")
+    edits = (
+        # transformers 5 writes a class name that version 4 does not have; the older name loads everywhere
+        ("model_index.json", "tokenizer", ["transformers", "PreTrainedTokenizerFast"]),
+        ("tokenizer/tokenizer_config.json", "tokenizer_class", "PreTrainedTokenizerFast"),
+        ("transformer/config.json", "_name_or_path", "digits-wan"),
+    )
+    for name, key, value in edits:
+        record = json.loads((out / name).read_text())
+        record[key] = value
+        (out / name).write_text(json.dumps(record, indent=2) + "\n")
 
 
 def held_out_captions(count: int, seed: int) -> list[Caption]:
