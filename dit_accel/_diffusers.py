@@ -107,8 +107,8 @@ class StepTracker:
             step = scheduler.step_index or 0  # None before the first scheduler step
         if step is None:
             raise UnsupportedPipelineError(
-                f"The step of {type(self._pipe).__name__} with {type(scheduler).__name__} cannot be told: cache_context "
-                "is given none and the scheduler has no step_index. Use a flow-matching scheduler."
+                f"The step of {type(self._pipe).__name__} with {type(scheduler).__name__} cannot be told: "
+                "cache_context is given none and the scheduler has no step_index. Use a flow-matching scheduler."
             )
         if scheduler.timesteps is not self._timesteps or step < self._step:
             self._timesteps = scheduler.timesteps

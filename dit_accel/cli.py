@@ -188,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = add("demo", _demo, "the embedded model: every preset and a uniform skip against the full run")
     demo.add_argument("--out", type=Path, default=Path("dit-accel-demo"), help="directory for the results")
-    demo.add_argument("--prompts", type=int, default=3, choices=range(1, 9), help="held-out prompts")
+    demo.add_argument("--prompts", type=int, default=4, choices=range(1, 9), help="held-out prompts")
     demo.add_argument("--seeds", type=int, default=1, choices=range(1, 9), help="seeds a prompt")
 
     presets = add("presets", _presets, "the presets of a pipeline")

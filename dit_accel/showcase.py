@@ -52,7 +52,7 @@ def compared_schedules(pipe: DiffusionPipeline) -> dict[str, LeMiCaConfig]:
 
 
 def run_showcase(
-    out: Path, *, num_prompts: int = 3, seeds: Sequence[int] = (101,), metrics: Sequence[str], progress: bool = True
+    out: Path, *, num_prompts: int = 4, seeds: Sequence[int] = (101,), metrics: Sequence[str], progress: bool = True
 ) -> QualityReport:
     """Run the comparison on held-out prompts and write everything a person wants to see into ``out``.
 

@@ -168,7 +168,7 @@ class ErrorGraph:
                 [i for i, _ in pairs], [j - i - 1 for i, j in pairs], "o-", fillstyle="none", lw=1, ms=8, label=name
             )
         if schedules:
-            axes.legend()
+            figure.legend(loc="outside upper center", ncols=len(schedules))
         axes.set(xlabel="computed step i", ylabel="steps that reuse it")
         figure.colorbar(marks, label="error of the final latent (mean L1)")
         try:

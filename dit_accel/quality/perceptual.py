@@ -180,15 +180,22 @@ def _packaged(package: str, install: str, relative: Path, sha256_prefix: str) ->
 def _alexnet_file(download: bool) -> Path:
     """torchvision's AlexNet weights, from torch's hub cache or downloaded into it."""
     path = Path(torch.hub.get_dir(), "checkpoints", ALEXNET_FILE)
-    remedy = f"Download {ALEXNET_URL} on a connected machine and save it as {path} (TORCH_HOME moves that folder)."
+    shown = _shown(path)
+    remedy = f"Download {ALEXNET_URL} on a connected machine and save it as {shown} (TORCH_HOME moves that folder)."
     if not path.is_file():
         if not download:
             raise MetricUnavailableError(
-                f"lpips needs the AlexNet weights {ALEXNET_FILE}, which are not at {path}. {remedy}"
+                f"lpips needs the AlexNet weights {ALEXNET_FILE}, which are not at {shown}. {remedy}"
             )
         _download(path, remedy)
     _check_hash(path, _ALEXNET_SHA, f"Delete it. {remedy}")
     return path
+
+
+def _shown(path: Path) -> str:
+    """The path with the home folder as ``~``: reports carry this text to other machines."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def _download(path: Path, remedy: str) -> None:

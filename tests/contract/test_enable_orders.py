@@ -211,8 +211,8 @@ def assert_gone(lab: Lab, monkeypatch: pytest.MonkeyPatch, expected: torch.Tenso
         raise AssertionError("the executor is still in the chain")
 
     with monkeypatch.context() as patch:
-        for name in ("run_block", "begin", "end"):
-            patch.setattr(BlockRangeExecutor, name, fail)
+        # All its methods read this first. To patch them would miss the bound ones that a wrapper holds.
+        patch.setattr(BlockRangeExecutor, "_call", property(fail, fail), raising=False)
         assert lab.run().equal(expected)
 
 
@@ -280,7 +280,7 @@ def test_removal_in_either_order(lab, name, order, first_out, monkeypatch):
     assert_gone(lab, monkeypatch, plain)
 
 
-@pytest.mark.parametrize("removals", permutations(["inner", "acceleration", "outer"]), ids=" ".join)
+@pytest.mark.parametrize("removals", list(permutations(["inner", "acceleration", "outer"])), ids=" ".join)
 @pytest.mark.parametrize("kinds", [(Watching, Replacing), (Replacing, Watching)], ids=["W-R", "R-W"])
 def test_hooks_on_both_sides_removed_in_any_order(lab, kinds, removals, monkeypatch):
     """One diffusers hook before and one after; diffusers' own removal is only right last-in-first-out."""
