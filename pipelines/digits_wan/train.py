@@ -135,8 +135,9 @@ class Trainer:
         self.names = {name: p for name, p in self.model.named_parameters()}
         matrices = {n: p for n, p in self.names.items() if n.startswith("blocks.") and p.ndim == 2}
         others = [p for n, p in self.names.items() if n not in matrices]
-        self.muon = torch.optim.Muon(list(matrices.values()), lr=config.muon_lr, weight_decay=0.01)
-        self.adam = torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
+        muon = torch.optim.Muon(list(matrices.values()), lr=config.muon_lr, weight_decay=0.01)
+        adam = torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
+        self.optimizers: list[tuple[torch.optim.Optimizer, float]] = [(muon, config.muon_lr), (adam, config.adam_lr)]
         self.clipped = others
         self.ema = {name: p.detach().clone() for name, p in self.names.items()}
         self.step = 0
@@ -180,9 +181,7 @@ class Trainer:
         loss.backward()
         nn.utils.clip_grad_norm_(self.clipped, 1.0)
         factor = self.learning_rate_factor()
-        rates: tuple[tuple[torch.optim.Optimizer, float], ...]
-        rates = ((self.muon, self.config.muon_lr), (self.adam, self.config.adam_lr))
-        for optimizer, lr in rates:
+        for optimizer, lr in self.optimizers:
             optimizer.param_groups[0]["lr"] = lr * factor
             optimizer.step()
             optimizer.zero_grad()
@@ -197,7 +196,7 @@ class Trainer:
             f"ema/{n}": p for n, p in self.ema.items()
         }
         by_parameter = {p: n for n, p in self.names.items()}
-        for optimizer in (self.muon, self.adam):
+        for optimizer, _ in self.optimizers:
             for parameter, state in optimizer.state.items():
                 tensors |= {f"optimizer/{key}/{by_parameter[parameter]}": value for key, value in state.items()}
         name = f"state-{self.step}.safetensors"
@@ -223,7 +222,7 @@ class Trainer:
             for name, parameter in self.names.items():
                 parameter.copy_(tensors[f"model/{name}"])
                 self.ema[name].copy_(tensors[f"ema/{name}"])
-        for optimizer in (self.muon, self.adam):
+        for optimizer, _ in self.optimizers:
             for parameter in optimizer.param_groups[0]["params"]:
                 name = next(n for n, p in self.names.items() if p is parameter)
                 keys = [k for k in tensors if k.startswith("optimizer/") and k.endswith("/" + name)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,14 @@ def test_shipped_pipeline_draws_what_is_asked() -> None:
     result = score(build.generate(pipe, captions, seed=11, num_steps=20), captions)
     assert result["colour"] == result["background"] == 1.0
     assert result["motion"] >= 0.75 and result["digit"] >= 0.5
+
+
+def test_model_card_and_readme_tell_the_committed_scores() -> None:
+    scores = json.loads(Path("pipelines/digits_wan/scores.json").read_text())
+    cells = [scores["generated"][key] for key in ("colour", "background", "motion", "digit", "all")]
+    row = f"| generated, {scores['clips']} clips | " + " | ".join(f"{cell:.0%}".replace("%", " %") for cell in cells)
+    assert row in Path("pipelines/digits_wan/MODEL_CARD.md").read_text(encoding="utf-8")
+    assert scores["clips"] == 64 and scores["ground_truth"]["digit"] >= 0.97
 
 
 def test_shipped_pipeline_is_small_and_complete() -> None:
