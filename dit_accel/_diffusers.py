@@ -295,5 +295,5 @@ class DenoiseClock:
 
     @property
     def seconds(self) -> float:
-        """Wall seconds of the last denoising loop inside the ``with``."""
+        """Wall seconds from the first denoiser call inside the ``with`` to the end of the last."""
         return self._watch.seconds

@@ -24,7 +24,6 @@ from dit_accel._diffusers import (
 from dit_accel.errors import UnsupportedPipelineError
 from dit_accel.registry import all_specs
 from dit_accel.specs import BlockSpec
-from dit_accel.stopwatch import Stopwatch
 
 NUM_STEPS = 6
 
@@ -153,45 +152,6 @@ def test_a_context_ends_also_after_an_error():
         denoiser(torch.ones(1, 2), fail=True)
     denoiser(torch.ones(1, 2))
     assert log == [("n", "begin", "cond", 0), ("n", "begin", "default", 1), ("n", "end")]
-
-
-def test_the_stopwatch_runs_from_the_first_start_to_the_last_lap(monkeypatch):
-    now = iter([10.0, 12.0, 15.5])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
-    watch = Stopwatch()
-    assert watch.seconds == 0.0
-    watch.start()
-    assert watch.seconds == 0.0
-    watch.lap()
-    watch.start()
-    watch.lap()
-    assert watch.seconds == 5.5
-
-
-def test_the_stopwatch_uses_events_once_cuda_is_in_use(monkeypatch):
-    """Offloaded weights are on the CPU when a call begins: their device does not say where the work is done."""
-
-    class Event:
-        times = iter([100.0, 350.0])
-
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
-
-        def record(self) -> None:
-            self.time = next(self.times)
-
-        def synchronize(self) -> None:
-            pass
-
-        def elapsed_time(self, later: Event) -> float:
-            return later.time - self.time
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    watch = Stopwatch()
-    watch.start()
-    watch.lap()
-    assert watch.seconds == 0.25
 
 
 @pytest.fixture

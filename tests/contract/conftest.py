@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from dit_accel import enable_acceleration
 from dit_accel._diffusers import denoisers_of, find_blocks
 from dit_accel.api import Acceleration
+from dit_accel.cache.executor import BlockRangeExecutor
 from dit_accel.configs import LeMiCaConfig
 from dit_accel.registry import all_specs
 from dit_accel.schedule import CacheSchedule
@@ -21,6 +24,7 @@ from dit_accel.specs import PipelineSpec
 NUM_STEPS = 8
 COMPUTE = (0, 3, 4)
 REUSE = [step for step in range(NUM_STEPS) if step not in COMPUTE]
+FOLDER: list[Path] = []
 
 
 @dataclass(frozen=True)
@@ -96,3 +100,27 @@ class BlockCalls:
 @pytest.fixture(params=all_specs(), ids=lambda spec: spec.family)
 def lab(request: pytest.FixtureRequest) -> Lab:
     return make_lab(request.param)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[None]:
+    FOLDER.append(tmp_path)
+    yield
+    FOLDER.clear()
+
+
+@pytest.fixture
+def fresh_compiler() -> None:
+    torch._dynamo.reset()
+
+
+def assert_gone(lab: Lab, monkeypatch: pytest.MonkeyPatch, expected: torch.Tensor) -> None:
+    """The pipeline does as ever and none of its calls comes near the executor any more."""
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("the executor is still in the chain")
+
+    with monkeypatch.context() as patch:
+        # All its methods read this first. To patch them would miss the bound ones that a wrapper holds.
+        patch.setattr(BlockRangeExecutor, "_call", property(fail, fail), raising=False)
+        assert lab.run().equal(expected)
