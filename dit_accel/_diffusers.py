@@ -119,7 +119,16 @@ class StepTracker:
 
 
 def observe_calls(name: str, denoiser: Any, tracker: StepTracker, observer: CallObserver) -> Undo:
-    """Report every forward of ``denoiser`` to ``observer``; returns the removal."""
+    """Report every forward of ``denoiser`` to ``observer``; returns the removal.
+
+    Raises:
+        UnsupportedPipelineError: the denoiser has no ``cache_context``, so nothing tells its CFG branches apart.
+    """
+    if not hasattr(denoiser, "cache_context"):
+        raise UnsupportedPipelineError(
+            f"{name} ({type(denoiser).__name__}) has no cache_context, so its CFG branches cannot be told apart. "
+            "Use a denoiser with diffusers' CacheMixin."
+        )
     context: dict[str, Any] = {}
     was_own = "cache_context" in vars(denoiser)
     original = denoiser.cache_context
@@ -156,52 +165,6 @@ def observe_calls(name: str, denoiser: Any, tracker: StepTracker, observer: Call
     return undo
 
 
-class OutputTape:
-    """The denoiser outputs of a trajectory, by (denoiser, branch, step): recorded once, replayed in later runs.
-
-    Replaying the steps before ``replay_until`` instead of computing them brings latents *and* scheduler history to
-    that step exactly as the recorded run had them, with no knowledge of the pipeline's loop or of the scheduler.
-    """
-
-    def __init__(self) -> None:
-        self.outputs: dict[str, Tensor] = {}
-        self.replay_until = 0
-        self._call: DenoiserCall | None = None
-
-    def begin(self, call: DenoiserCall) -> None:
-        """A forward begins (see `CallObserver`)."""
-        self._call = call
-
-    def end(self) -> None:
-        """A forward is over (see `CallObserver`)."""
-        self._call = None
-
-    def install(self, name: str, denoiser: nn.Module, tracker: StepTracker) -> Undo:
-        """Put the tape around the forward of ``denoiser``; returns the removal."""
-        stop_observing = observe_calls(name, denoiser, tracker, self)
-
-        def taped(original: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            assert self._call is not None, "the forward hook set it"
-            if kwargs.get("return_dict", True):
-                raise UnsupportedPipelineError(
-                    f"{name} is not called with return_dict=False; its outputs cannot be taped."
-                )
-            key = f"{self._call.denoiser}/{self._call.branch}/{self._call.step:04d}"
-            if self._call.step < self.replay_until:
-                return (self.outputs[key],)
-            output = original(*args, **kwargs)
-            self.outputs.setdefault(key, output[0])
-            return output
-
-        restore = _splice(denoiser, taped)
-
-        def undo() -> None:
-            restore()
-            stop_observing()
-
-        return undo
-
-
 def find_blocks(name: str, denoiser: nn.Module, spec: BlockSpec) -> list[nn.Module]:
     """The denoiser's blocks in execution order."""
     blocks = [block for attribute in spec.lists for block in getattr(denoiser, attribute, ())]
@@ -226,10 +189,10 @@ def stream_positions(block: nn.Module, streams: tuple[str, ...]) -> tuple[int, .
 
 def wrap_block(block: nn.Module, index: int, runner: BlockRunner) -> Undo:
     """Send the innermost forward of ``block`` through ``runner``; returns the removal."""
-    return _splice(block, functools.partial(runner.run_block, index))
+    return wrap_forward(block, functools.partial(runner.run_block, index))
 
 
-def _splice(module: nn.Module, run: Callable[[Forward, tuple[Any, ...], dict[str, Any]], Any]) -> Undo:
+def wrap_forward(module: nn.Module, run: Callable[[Forward, tuple[Any, ...], dict[str, Any]], Any]) -> Undo:
     """Put ``run`` around the innermost forward of ``module``; returns the removal, right whatever was hooked since."""
     owner, attribute = _innermost(module)
     was_own = attribute in vars(owner)

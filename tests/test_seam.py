@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from dit_accel._diffusers import (
     DenoiseClock,
     DenoiserCall,
-    OutputTape,
     StepTracker,
     denoisers_of,
     find_blocks,
@@ -22,6 +21,7 @@ from dit_accel._diffusers import (
     stream_positions,
 )
 from dit_accel.errors import UnsupportedPipelineError
+from dit_accel.profiling.tape import OutputTape
 from dit_accel.registry import all_specs
 from dit_accel.specs import BlockSpec
 
@@ -269,3 +269,8 @@ def test_blocks_and_streams_that_are_not_there_are_refused(pipe):
     assert stream_positions(block, ("encoder_hidden_states", "hidden_states")) == (1, 0)
     with pytest.raises(UnsupportedPipelineError, match=r"WanTransformerBlock.*no argument \['video'\]"):
         stream_positions(block, ("video",))
+
+
+def test_a_denoiser_without_branches_is_refused() -> None:
+    with pytest.raises(UnsupportedPipelineError, match=r"transformer \(Linear\) has no cache_context"):
+        observe_calls("transformer", nn.Linear(1, 1), StepTracker(None), None)  # type: ignore[arg-type]

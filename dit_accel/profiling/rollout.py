@@ -19,12 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .._diffusers import OutputTape, StepTracker, denoisers_of
+from .._diffusers import StepTracker, denoisers_of
 from ..cache.install import install_policy
 from ..cache.policies import SchedulePolicy
 from ..errors import JobError
 from ..registry import find_spec
 from ..schedule import CacheSchedule
+from .tape import OutputTape
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
