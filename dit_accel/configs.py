@@ -9,7 +9,6 @@ from typing import Literal, get_args
 from .errors import ConfigError
 from .schedule import CacheSchedule
 
-Reuse = Literal["residual", "output"]
 Forecast = Literal["hold"]
 
 

@@ -35,7 +35,7 @@ class Stopwatch:
         if self._first is None or self._last is None:
             return 0.0
         if isinstance(self._first, float) or isinstance(self._last, float):
-            return float(self._last - self._first)  # type: ignore[operator]
+            return float(self._last - self._first)  # type: ignore[operator]  # both of one kind
         self._last.synchronize()
         return float(self._first.elapsed_time(self._last)) / 1000
 

@@ -8,6 +8,7 @@ the executor that users run. Its error is the mean absolute difference of the fi
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ class BatchRunner:
         tensors = {key: value.cpu().contiguous() for key, value in self._tape.outputs.items()}
         try:
             save_file({**tensors, _FINAL: final.cpu().contiguous()}, temporary)
+            with temporary.open("rb") as file:  # on the disk before it has its name
+                os.fsync(file.fileno())
             temporary.replace(path)
         except (OSError, SafetensorError) as problem:
             temporary.unlink(missing_ok=True)

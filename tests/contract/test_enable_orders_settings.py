@@ -7,9 +7,11 @@ restores.
 from __future__ import annotations
 
 import pytest
+import torch
+from diffusers.hooks import apply_group_offloading
 
 from .conftest import NUM_STEPS, assert_gone
-from .settings import REMOVABLE, SETTINGS, every_order, in_order
+from .settings import REMOVABLE, SETTINGS, Setting, every_order, in_order
 
 pytestmark = pytest.mark.usefixtures("folder", "fresh_compiler")
 
@@ -78,9 +80,30 @@ def test_removal_in_either_order(lab, name, order, first_out, monkeypatch):
     assert_gone(lab, monkeypatch, plain)
 
 
-@pytest.mark.skip(
-    reason="group offload with use_stream=True: diffusers refuses it unless the onload device has streams, and a CPU "
-    "has none; its trap (hooks added later are dropped after the first forward) exists only with streams"
+@pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="diffusers refuses group offload with use_stream=True unless the onload device has streams",
 )
-def test_streamed_group_offload() -> None:
-    """Placeholder that names what a CPU cannot check."""
+@every_order
+def test_streamed_group_offload(lab, order):
+    """Its trap, which exists only with streams: hooks added later are dropped after the first forward."""
+
+    def apply(lab):
+        for name, component in lab.pipe.components.items():
+            if name in lab.denoisers:
+                apply_group_offloading(
+                    component,
+                    onload_device=torch.device("cuda"),
+                    offload_device=torch.device("cpu"),
+                    offload_type="block_level",
+                    num_blocks_per_group=1,
+                    use_stream=True,
+                )
+            elif isinstance(component, torch.nn.Module):
+                component.to("cuda")
+
+    acceleration = in_order(order, lab, Setting(apply), lab.enable)
+    first = lab.run()
+    lab.assert_follows(acceleration)
+    assert lab.run().equal(first)
+    lab.assert_follows(acceleration)
