@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .configs import LeMiCaConfig
+from .configs import DBCacheConfig, LeMiCaConfig
 from .errors import DitAccelError
 from .schedule import CacheSchedule
 
@@ -44,6 +44,7 @@ __all__ = [
     "DEMO_INPUTS",
     "Acceleration",
     "CacheSchedule",
+    "DBCacheConfig",
     "DitAccelError",
     "ErrorGraph",
     "LeMiCaConfig",

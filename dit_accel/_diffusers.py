@@ -11,16 +11,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
+from diffusers.hooks.layer_skip import TransformerBlockSkipHook
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
 from .errors import AlreadyAcceleratedError, UnsupportedPipelineError
 from .specs import BlockSpec
+from .step_tracker import DenoiserCall, StepTracker
 from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -41,25 +42,14 @@ def eager_shell(function: F) -> F:
     return torch.compiler.disable(function, recursive=False)
 
 
-@dataclass(frozen=True, slots=True)
-class DenoiserCall:
-    """One forward of a denoiser: which, for which CFG branch, at which step of which trajectory."""
-
-    denoiser: str
-    branch: str
-    step: int
-    num_steps: int
-    trajectory: int
-
-
 class CallObserver(Protocol):
     """Told when a denoiser's forward begins and ends."""
 
-    def begin(self, call: DenoiserCall) -> None:
-        """A forward begins."""
+    def begin(self, call: DenoiserCall | None) -> None:
+        """A forward begins; None if it is one to leave alone."""
 
-    def end(self) -> None:
-        """The forward is over; not called if it raised."""
+    def end(self, output: Any) -> Any:
+        """The forward is over (not called if it raised). Returns what to give out instead of ``output``, or None."""
 
 
 class BlockRunner(Protocol):
@@ -69,7 +59,7 @@ class BlockRunner(Protocol):
         """What the block returns."""
 
 
-def denoisers_of(pipe: DiffusionPipeline, names: tuple[str, ...]) -> dict[str, nn.Module]:
+def denoisers_of(pipe: DiffusionPipeline, names: Iterable[str]) -> dict[str, nn.Module]:
     """The denoisers that are present, by attribute name, without compile or distributed wrappers."""
     found = {name: getattr(pipe, name, None) for name in names}
     return {name: unwrap_module(module) for name, module in found.items() if module is not None}
@@ -85,51 +75,54 @@ def refuse_native_cache(pipe: DiffusionPipeline, denoisers: dict[str, nn.Module]
             )
 
 
-class StepTracker:
-    """Step and trajectory of each denoiser call, taken from diffusers; calls are never counted.
-
-    A new ``scheduler.timesteps`` tensor (every ``set_timesteps`` makes one) or a step that goes backwards starts a new
-    trajectory. The step comes from ``cache_context`` or from ``scheduler.step_index``. One tracker serves all
-    denoisers of a pipeline.
-    """
-
-    def __init__(self, pipe: DiffusionPipeline) -> None:
-        self._pipe = pipe
-        self._timesteps: Tensor | None = None
-        self._trajectory = -1
-        self._step = 0
-
-    def observe(self, denoiser: str, context: dict[str, Any]) -> DenoiserCall:
-        """Identify the call that begins now; ``context`` is what the pipeline passed to ``cache_context``."""
-        scheduler = self._pipe.scheduler
-        step = context.get("step_index")
-        if step is None and hasattr(scheduler, "step_index"):
-            step = scheduler.step_index or 0  # None before the first scheduler step
-        if step is None:
-            raise UnsupportedPipelineError(
-                f"The step of {type(self._pipe).__name__} with {type(scheduler).__name__} cannot be told: "
-                "cache_context is given none and the scheduler has no step_index. Use a flow-matching scheduler."
-            )
-        if scheduler.timesteps is not self._timesteps or step < self._step:
-            self._timesteps = scheduler.timesteps
-            self._trajectory += 1
-        self._step = step
-        num_steps = context.get("num_inference_steps") or len(scheduler.timesteps)
-        return DenoiserCall(denoiser, context.get("name", "default"), step, num_steps, self._trajectory)
-
-
-def observe_calls(name: str, denoiser: Any, tracker: StepTracker, observer: CallObserver) -> Undo:
+def observe_calls(
+    name: str, denoiser: Any, tracker: StepTracker, observer: CallObserver, ignored_when: tuple[str, ...] = ()
+) -> Undo:
     """Report every forward of ``denoiser`` to ``observer``; returns the removal.
 
-    Raises:
-        UnsupportedPipelineError: the denoiser has no ``cache_context``, so nothing tells its CFG branches apart.
+    Args:
+        name: attribute of the denoiser on its pipeline.
+        denoiser: the model.
+        tracker: the pipeline's.
+        observer: told of every forward; what its ``end`` returns, if not None, replaces the output.
+        ignored_when: arguments of the forward; where one of them is set, the observer is told of None.
     """
-    if not hasattr(denoiser, "cache_context"):
-        raise UnsupportedPipelineError(
-            f"{name} ({type(denoiser).__name__}) has no cache_context, so its CFG branches cannot be told apart. "
-            "Use a denoiser with diffusers' CacheMixin."
-        )
     context: dict[str, Any] = {}
+    restore = _override_cache_context(denoiser, context) if hasattr(denoiser, "cache_context") else None
+    parameters = list(inspect.signature(type(denoiser).forward).parameters)[1:]
+    timestep_name = next((p for p in parameters if "timestep" in p), "timestep")
+    positions = {p: index for index, p in enumerate(parameters)}
+
+    def given(parameter: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        index = positions.get(parameter, len(args))
+        return args[index] if index < len(args) else kwargs.get(parameter)
+
+    # Kept out of the graph of a compiled denoiser, which would otherwise be compiled anew for every step.
+    @eager
+    def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        values = [given(parameter, args, kwargs) for parameter in ignored_when]
+        is_ignored = any(value is not None and value is not False for value in values)
+        timestep = given(timestep_name, args, kwargs)
+        observer.begin(None if is_ignored else tracker.observe(name, context, timestep))
+
+    @eager
+    def end(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return observer.end(output)
+
+    before = denoiser.register_forward_pre_hook(begin, with_kwargs=True)
+    after = denoiser.register_forward_hook(end)
+
+    def undo() -> None:
+        before.remove()
+        after.remove()
+        if restore:
+            restore()
+
+    return undo
+
+
+def _override_cache_context(denoiser: Any, context: dict[str, Any]) -> Undo:
+    """Have the denoiser's ``cache_context`` fill ``context`` while it lasts."""
     was_own = "cache_context" in vars(denoiser)
     original = denoiser.cache_context
 
@@ -142,38 +135,61 @@ def observe_calls(name: str, denoiser: Any, tracker: StepTracker, observer: Call
         finally:
             context.clear()
 
-    # Kept out of the graph of a compiled denoiser, which would otherwise be compiled anew for every step.
-    @eager
-    def begin(*_: Any) -> None:
-        observer.begin(tracker.observe(name, context))
-
-    @eager
-    def end(*_: Any) -> None:
-        observer.end()
-
-    denoiser.cache_context = cache_context
-    before, after = denoiser.register_forward_pre_hook(begin), denoiser.register_forward_hook(end)
-
     def undo() -> None:
-        before.remove()
-        after.remove()
         if was_own:
             denoiser.cache_context = original
         else:
             del denoiser.cache_context
 
+    denoiser.cache_context = cache_context
     return undo
+
+
+def output_tensors(output: Any) -> list[Tensor]:
+    """The tensors of a denoiser's output: a tensor, a tuple, or one of diffusers' output classes."""
+    if isinstance(output, Tensor):
+        return [output]
+    values = output.to_tuple() if hasattr(output, "to_tuple") else output
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def replace_tensors(output: Any, tensors: Iterable[Tensor | None]) -> Any:
+    """The same kind of output with other tensors in it."""
+    supply = iter(tensors)
+    if isinstance(output, Tensor):
+        return next(supply)
+    if isinstance(output, dict):  # diffusers' output classes are
+        return type(output)(**{k: next(supply) if isinstance(v, Tensor) else v for k, v in output.items()})
+    return type(output)(next(supply) if isinstance(value, Tensor) else value for value in output)
+
+
+def is_bypassed(block: nn.Module) -> bool:
+    """Whether a guider (skip-layer guidance) has the block skipped in this very call: then its forward is not reached."""
+    registry = getattr(block, "_diffusers_hook", None)
+    return registry is not None and any(
+        isinstance(hook, TransformerBlockSkipHook) and hook.dropout == 1.0 for hook in registry.hooks.values()
+    )
 
 
 def find_blocks(name: str, denoiser: nn.Module, spec: BlockSpec) -> list[nn.Module]:
     """The denoiser's blocks in execution order."""
-    blocks = [block for attribute in spec.lists for block in getattr(denoiser, attribute, ())]
+    lists = [list(_attribute(denoiser, path, ())) for path in spec.lists]
+    if spec.is_interleaved and len({len(blocks) for blocks in lists}) == 1:
+        lists = [list(turn) for turn in zip(*lists, strict=True)]
+    blocks = [block for group in lists for block in group]
     if not blocks:
         raise UnsupportedPipelineError(
             f"{name} ({type(denoiser).__name__}) has no blocks under {', '.join(spec.lists)}; its specification "
             "expects them."
         )
     return blocks
+
+
+def _attribute(owner: Any, path: str, default: Any) -> Any:
+    """``owner.a.b`` for the path ``"a.b"``."""
+    for name in path.split("."):
+        owner = getattr(owner, name, default)
+    return owner
 
 
 def stream_positions(block: nn.Module, streams: tuple[str, ...]) -> tuple[int, ...]:

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from ._diffusers import denoisers_of, refuse_native_cache
-from .cache.install import install_lemica
+from .cache.install import install_dbcache, install_lemica
 from .cache.state import AccelerationStats, RunRecord
-from .configs import Config, LeMiCaConfig
+from .configs import Config, DBCacheConfig, LeMiCaConfig
 from .errors import AlreadyAcceleratedError, ConfigError, UnknownPresetError, UnsupportedPipelineError, did_you_mean
 from .registry import find_spec, find_variant
 from .specs import PipelineSpec, PresetBuilder
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Installer = Callable[["DiffusionPipeline", PipelineSpec, Any, ExitStack], RunRecord]
 
-_INSTALLERS: dict[type, Installer] = {LeMiCaConfig: install_lemica}
+_INSTALLERS: dict[type, Installer] = {DBCacheConfig: install_dbcache, LeMiCaConfig: install_lemica}
 _HANDLE = "_dit_accel_acceleration"  # attribute on each denoiser while it is accelerated
 
 
@@ -68,7 +68,8 @@ def enable_acceleration(
     Raises:
         UnsupportedPipelineError: no specification covers the pipeline, or it has no denoiser.
         UnknownPresetError: the pipeline has no such preset.
-        ConfigError: nothing was asked for, two configs of one method, or an override that no config has.
+        ConfigError: nothing was asked for, two configs of one method, DBCache and LeMiCa together, an override that no
+            config has, or probe and corrector blocks that leave nothing to cache.
         AlreadyAcceleratedError: the pipeline, or one that shares its denoiser, is accelerated already.
     """
     spec = find_spec(pipe)
@@ -122,7 +123,7 @@ def available_presets(pipe: DiffusionPipeline) -> list[str]:
 
 def _presets(pipe: DiffusionPipeline, spec: PipelineSpec) -> dict[str, PresetBuilder]:
     variant = find_variant(pipe, spec)
-    return dict(variant.presets) if variant else {}
+    return {**spec.presets, **(variant.presets if variant else {})}
 
 
 def _flatten(pipe: DiffusionPipeline, spec: PipelineSpec, wanted: Sequence[Any]) -> list[Config]:
@@ -148,14 +149,13 @@ def _flatten(pipe: DiffusionPipeline, spec: PipelineSpec, wanted: Sequence[Any])
 
 
 def _unknown_preset(pipeline: str, name: str, known: list[str]) -> UnknownPresetError:
-    if known:
-        return UnknownPresetError(
-            f"{pipeline} has no preset {name!r}. Presets: {', '.join(known)}.{did_you_mean(name, known)}"
+    message = f"{pipeline} has no preset {name!r}. Presets: {', '.join(known)}.{did_you_mean(name, known)}"
+    if name.startswith("lemica") and not any(preset.startswith("lemica") for preset in known):
+        message += (
+            " No LeMiCa schedule ships for a denoiser of this configuration. Profile the model with 'dit-accel profile "
+            "JOB.toml' and pass LeMiCaConfig(schedule=\"PATH.json\")."
         )
-    return UnknownPresetError(
-        f"{pipeline} has no preset {name!r}: no schedule ships for a denoiser of this configuration. Profile the "
-        "model with 'dit-accel profile JOB.toml' and pass LeMiCaConfig(schedule=\"PATH.json\")."
-    )
+    return UnknownPresetError(message)
 
 
 def _overridden(configs: tuple[Config, ...], overrides: dict[str, Any]) -> tuple[Config, ...]:
@@ -168,6 +168,11 @@ def _overridden(configs: tuple[Config, ...], overrides: dict[str, Any]) -> tuple
     twice = {kind.__name__ for kind in kinds if kinds.count(kind) > 1}
     if twice:
         raise ConfigError(f"Two configs of {', '.join(sorted(twice))} were given. Use one config a method.")
+    if {DBCacheConfig, LeMiCaConfig} <= set(kinds):
+        raise ConfigError(
+            "DBCacheConfig and LeMiCaConfig both decide which steps are computed. Use one of them, or "
+            "DBCacheConfig(compute_steps=SCHEDULE) to have the probe refine a schedule."
+        )
     allowed = {f.name for kind in kinds for f in dataclasses.fields(kind) if f.init}
     unknown = sorted(set(overrides) - allowed)
     if unknown:

@@ -131,7 +131,7 @@ def _doctor(args: argparse.Namespace) -> dict[str, Any]:
         name: found(name) for name in ("dit_accel", "torch", "diffusers", "transformers", "scikit-image", "lpips")
     }
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    families = {spec.family: [name.rsplit(".", 1)[1] for name in spec.pipeline_classes] for spec in all_specs()}
+    families = {spec.family: [name.rsplit(".", 1)[1] for name in spec.pipelines] for spec in all_specs()}
     missing = unavailable_metrics()
     result = {"packages": packages, "device": device, "families": families, "unavailable_metrics": missing}
     lines = [f"{name} {number}" for name, number in packages.items()] + [f"device {device}"]

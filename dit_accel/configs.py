@@ -2,20 +2,129 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 from .errors import ConfigError
-from .schedule import CacheSchedule
+from .schedule import CacheSchedule, is_number, quoted
 
-Forecast = Literal["hold"]
+Forecast = Literal["hold", "taylor1", "taylor2"]
+Reuse = Literal["residual", "output"]
 
 
 def require_choice(owner: str, name: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise `ConfigError` unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
-        raise ConfigError(f"{owner}: {name}={value!r} is not allowed. Use one of: {', '.join(map(repr, allowed))}.")
+    if not isinstance(value, str) or value not in allowed:
+        raise ConfigError(
+            f"{owner}: {name}={quoted(value)} is not allowed. Use one of: {', '.join(map(repr, allowed))}."
+        )
+
+
+def require_int(owner: str, name: str, value: object, at_least: int, *, is_optional: bool = False) -> None:
+    """Raise `ConfigError` unless ``value`` is an integer of at least ``at_least`` (or None, if that is allowed)."""
+    if value is None and is_optional:
+        return
+    if type(value) is not int or value < at_least:
+        or_none = " or None" if is_optional else ""
+        raise ConfigError(f"{owner}: {name} must be an integer of at least {at_least}{or_none}, got {quoted(value)}.")
+
+
+def require_bool(owner: str, name: str, value: object) -> None:
+    """Raise `ConfigError` unless ``value`` is True or False."""
+    if type(value) is not bool:
+        raise ConfigError(f"{owner}: {name} must be True or False, got {quoted(value)}.")
+
+
+@dataclass(frozen=True, slots=True)
+class DBCacheConfig:
+    """Let the first blocks tell, at every step, whether the middle ones have to run.
+
+    The *probe* blocks always run. If their residual has changed by less than a threshold since the last computed step,
+    the middle blocks are skipped and their residual of that step is added instead; the *corrector* blocks always run.
+    One decision a step holds for all CFG branches and both experts of Wan 2.2.
+
+    Args:
+        probe_blocks (`int`, at least 1):
+            Blocks at the beginning that always run and are measured. More: a steadier signal, less saved. Paper: Fn.
+        corrector_blocks (`int`, at least 0):
+            Blocks at the end that always run, on the approximated state. More: closer to the full run, less saved.
+            Paper: Bn.
+        residual_diff_threshold (`float`, at least 0):
+            Reuse while Σ|R − R*| / Σ|R*| is below it, R the probe's residual now and R* the one at the last computed
+            step. Higher: faster, and further from the full run; 0 never reuses. Paper: τ.
+        max_warmup_steps (`int`, at least 0):
+            Steps computed at the beginning of a trajectory, once and not per expert. More: closer and slower. Paper: W.
+        max_cached_steps (`int` or None):
+            At most so many reused steps in a trajectory; None is no limit. Paper: MN.
+        max_continuous_cached_steps (`int` or None):
+            At most so many reused steps in a row; None is no limit. More: faster and further away. Paper: MC.
+        always_compute_last (`bool`):
+            Compute the last step, whose error nothing later can mend.
+        forecast (`"hold"`, `"taylor1"`, `"taylor2"`):
+            How the residual is carried to a reused step: as it was, or by the Taylor polynomial of that order through
+            the last computed steps, in model time (the scheduler's timesteps). Each order keeps one more residual.
+        compute_steps (`None`, sequence of `int`, schedule name, `Path` or `CacheSchedule`):
+            Steps that are computed whatever the probe says; between them it may still ask for more.
+
+    Raises:
+        ConfigError: a value of the wrong type or outside its range.
+        ScheduleError: ``compute_steps`` names a schedule that cannot be read.
+
+    Whether probe and corrector leave blocks to cache is checked against the pipeline when acceleration is enabled.
+    """
+
+    probe_blocks: int = 1
+    corrector_blocks: int = 0
+    residual_diff_threshold: float = 0.08
+    max_warmup_steps: int = 4
+    max_cached_steps: int | None = None
+    max_continuous_cached_steps: int | None = 3
+    always_compute_last: bool = True
+    forecast: Forecast = "hold"
+    compute_steps: str | Path | CacheSchedule | Sequence[int] | None = None
+    _schedule: CacheSchedule | None = field(init=False, repr=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        owner = "DBCacheConfig"
+        require_int(owner, "probe_blocks", self.probe_blocks, 1)
+        require_int(owner, "corrector_blocks", self.corrector_blocks, 0)
+        require_int(owner, "max_warmup_steps", self.max_warmup_steps, 0)
+        require_int(owner, "max_cached_steps", self.max_cached_steps, 0, is_optional=True)
+        require_int(owner, "max_continuous_cached_steps", self.max_continuous_cached_steps, 0, is_optional=True)
+        require_bool(owner, "always_compute_last", self.always_compute_last)
+        require_choice(owner, "forecast", self.forecast, get_args(Forecast))
+        threshold = self.residual_diff_threshold
+        if not is_number(threshold) or threshold < 0:
+            raise ConfigError(
+                f"{owner}: residual_diff_threshold must be a finite number of at least 0, got {quoted(threshold)}."
+            )
+        self._check_compute_steps()
+
+    def _check_compute_steps(self) -> None:
+        steps = self.compute_steps
+        if isinstance(steps, (str, Path, CacheSchedule)):
+            object.__setattr__(self, "_schedule", CacheSchedule.resolve(steps))
+        elif steps is not None:
+            if not isinstance(steps, (list, tuple, range)) or any(type(k) is not int or k < 0 for k in steps):
+                raise ConfigError(
+                    "DBCacheConfig: compute_steps must be a schedule or a sequence of step indices of at least 0, got "
+                    f"{quoted(steps)}."
+                )
+            object.__setattr__(self, "compute_steps", tuple(steps))
+
+    @property
+    def schedule(self) -> CacheSchedule | None:
+        """The schedule that ``compute_steps`` names, or None if it gives none or bare steps."""
+        return self._schedule
+
+    @property
+    def forced_steps(self) -> tuple[int, ...]:
+        """The steps of ``compute_steps``."""
+        if self._schedule is not None:
+            return self._schedule.compute_steps
+        return tuple(self.compute_steps or ())  # type: ignore[arg-type]  # a name or path has a schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +139,12 @@ class LeMiCaConfig:
         schedule (`str`, `Path` or `CacheSchedule`):
             The compute steps: the name of a shipped schedule (``"digits-wan/lemica-fast"``), a schedule file, or the
             object. Fewer compute steps: faster, and further from the full run.
-        reuse (`"residual"`):
-            What is kept of a compute step.
-        forecast (`"hold"`):
-            How the kept residual is carried to a reuse step; ``"hold"`` leaves it as it is (zero order).
+        reuse (`"residual"` or `"output"`):
+            What is kept of a compute step: the residual of the block stack, or the denoiser's output. The output is
+            smaller to keep and, on the models tried, much further from the full run.
+        forecast (`"hold"`, `"taylor1"`, `"taylor2"`):
+            How it is carried to a reuse step: as it was, or by the Taylor polynomial of that order through the last
+            compute steps, in model time (the scheduler's timesteps). Each order keeps one more.
 
     Raises:
         ConfigError: a value outside those listed.
@@ -43,12 +154,12 @@ class LeMiCaConfig:
     """
 
     schedule: str | Path | CacheSchedule
-    reuse: Literal["residual"] = "residual"
+    reuse: Reuse = "residual"
     forecast: Forecast = "hold"
     _resolved: CacheSchedule = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        require_choice("LeMiCaConfig", "reuse", self.reuse, ("residual",))
+        require_choice("LeMiCaConfig", "reuse", self.reuse, get_args(Reuse))
         require_choice("LeMiCaConfig", "forecast", self.forecast, get_args(Forecast))
         object.__setattr__(self, "_resolved", CacheSchedule.resolve(self.schedule))
 
@@ -58,4 +169,4 @@ class LeMiCaConfig:
         return self._resolved
 
 
-Config = LeMiCaConfig
+Config = DBCacheConfig | LeMiCaConfig

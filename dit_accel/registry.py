@@ -3,11 +3,12 @@ happens at the first lookup."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 from typing import TYPE_CHECKING
 
-from .errors import UnsupportedPipelineError, did_you_mean
+from .errors import UnsupportedPipelineError
 from .specs import PipelineSpec, Variant
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def register_pipeline(spec: PipelineSpec) -> PipelineSpec:
     Raises:
         UnsupportedPipelineError: another family covers one of the classes.
     """
-    for name in spec.pipeline_classes:
+    for name in spec.pipelines:
         if _SPECS.setdefault(name, spec) is not spec:
             raise UnsupportedPipelineError(f"{name} is already covered by the family {_SPECS[name].family!r}.")
     return spec
@@ -45,21 +46,24 @@ def find_spec(pipe: DiffusionPipeline) -> PipelineSpec:
         spec = _SPECS.get(f"{cls.__module__}.{cls.__qualname__}")
         if spec is not None:
             return spec
-    known = {name.rsplit(".", 1)[1] for name in _SPECS}
+    known = {name.rsplit(".", 1)[1]: spec.family for name, spec in _SPECS.items()}
     given = type(pipe).__name__
+    nearest = difflib.get_close_matches(given, known, n=1, cutoff=0.0)[0]
     raise UnsupportedPipelineError(
-        f"{given} is not supported. Supported: {', '.join(sorted(known))}.{did_you_mean(given, known)} "
+        f"{given} is not supported. The nearest supported pipeline is {nearest}, of the family {known[nearest]!r}. "
+        f"Supported: {', '.join(sorted(known))}. "
         "A new family is one file in pipelines/ that calls register_pipeline; see CONTRIBUTING.md."
     )
 
 
 def find_variant(pipe: DiffusionPipeline, spec: PipelineSpec) -> Variant | None:
-    """The published model that ``pipe`` is, recognised by its first denoiser's configuration, or None."""
-    denoiser = next((d for d in (getattr(pipe, name, None) for name in spec.denoisers) if d is not None), None)
+    """The published model that ``pipe`` is, recognised by its class and its first denoiser's configuration, or None."""
+    denoisers = {name: d for name in spec.denoisers if (d := getattr(pipe, name, None)) is not None}
     for variant in spec.variants:
-        if denoiser is not None and all(
-            denoiser.config.get(key) == value for key, value in variant.denoiser_config.items()
-        ):
+        if tuple(denoisers) != variant.denoisers or type(pipe).__name__ not in variant.pipelines:
+            continue
+        config = denoisers[variant.denoisers[0]].config
+        if all(config.get(key) == value for key, value in variant.denoiser_config.items()):
             return variant
     return None
 

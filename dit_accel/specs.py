@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .configs import Config, LeMiCaConfig
+from .configs import Config, DBCacheConfig, LeMiCaConfig
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -19,13 +19,51 @@ class BlockSpec:
     """Where a denoiser keeps its transformer blocks and which tensors flow through them.
 
     Args:
-        lists: attribute names of the ``ModuleList`` s, in execution order.
+        lists: attribute names of the ``ModuleList`` s, in execution order. ``"a.b"`` is attribute ``b`` of ``a``.
         streams: names of the block arguments that a block transforms, in the order in which it returns them; one
-            stream is returned bare, several as a tuple.
+            stream is returned bare, several as a tuple. The first is the video; the probe measures it. A stream may
+            be None.
+        is_interleaved: the lists take turns (``a[0], b[0], a[1], b[1], …``) with a reshape in between, so that a
+            cached range has to begin and end in blocks of one list.
+        compute_when: names of arguments of the denoiser's forward. A call in which one of them is set (neither None
+            nor False) always computes and leaves the cache alone, e.g. because its blocks write a KV cache.
     """
 
     lists: tuple[str, ...]
     streams: tuple[str, ...] = ("hidden_states",)
+    is_interleaved: bool = False
+    compute_when: tuple[str, ...] = ()
+
+
+def by_num_inference_steps(num_steps: int) -> dict[str, Any]:
+    """The usual way to ask a pipeline for ``num_steps`` steps."""
+    return {"num_inference_steps": num_steps}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TinyPipeline:
+    """The smallest real pipeline of a class: random weights, no download. For contract tests and ``doctor``.
+
+    Args:
+        build: makes it, always with the same weights.
+        inputs: makes the arguments of a call, prompt included, without steps and generator.
+        steps: number of model steps -> the arguments that ask for them.
+        variations: label -> arguments to change for another kind of call ("batch of two", "another size", …).
+    """
+
+    build: Callable[[], DiffusionPipeline]
+    inputs: Callable[[], dict[str, Any]]
+    steps: Callable[[int], dict[str, Any]] = by_num_inference_steps
+    variations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def dbcache_presets() -> dict[str, PresetBuilder]:
+    """The DBCache presets of every family: a stricter and a looser one around the defaults of `DBCacheConfig`."""
+    return {
+        "dbcache-slow": lambda: (DBCacheConfig(residual_diff_threshold=0.04, max_continuous_cached_steps=2),),
+        "dbcache-medium": lambda: (DBCacheConfig(),),
+        "dbcache-fast": lambda: (DBCacheConfig(residual_diff_threshold=0.16, max_continuous_cached_steps=4),),
+    }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,35 +73,35 @@ class Variant:
     Args:
         name: also the folder of its schedules in ``offline_profiles/``.
         denoiser_config: configuration values that must all be equal for the variant to be recognised.
-        presets: preset name -> builder of its configs.
+        presets: preset name -> builder of its configs; they come before the family's.
+        pipelines: class names of the pipelines that run this model.
+        denoisers: the denoisers it has, and no other (Wan 2.2 has two of the configuration of Wan 2.1).
     """
 
     name: str
     denoiser_config: Mapping[str, Any]
     presets: Mapping[str, PresetBuilder]
+    pipelines: tuple[str, ...]
+    denoisers: tuple[str, ...] = ("transformer",)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PipelineSpec:
-    """A family of pipelines that share denoiser blocks.
+    """A family of pipelines whose denoisers are built alike.
 
     Args:
         family: short name used in messages.
-        pipeline_classes: qualified names of the diffusers pipeline classes covered.
-        denoisers: pipeline attributes that hold a denoiser; an attribute that is None is skipped.
-        blocks: how the denoisers' blocks are laid out.
-        tiny: builds the smallest real pipeline of the family (random weights, no download), for contract tests.
-        tiny_inputs: keyword arguments of a call of the tiny pipeline.
+        pipelines: qualified name of each diffusers pipeline class covered -> its tiny pipeline.
+        denoisers: pipeline attribute that holds a denoiser -> its blocks; an attribute that is None is skipped.
         variants: published models with presets of their own.
+        presets: presets that every pipeline of the family has.
     """
 
     family: str
-    pipeline_classes: tuple[str, ...]
-    denoisers: tuple[str, ...]
-    blocks: BlockSpec
-    tiny: Callable[[], DiffusionPipeline]
-    tiny_inputs: Mapping[str, Any]
-    variants: tuple[Variant, ...] = field(default=())
+    pipelines: Mapping[str, TinyPipeline]
+    denoisers: Mapping[str, BlockSpec]
+    variants: tuple[Variant, ...] = ()
+    presets: Mapping[str, PresetBuilder] = field(default_factory=dbcache_presets)
 
 
 def lemica_presets(variant: str, names: tuple[str, ...]) -> dict[str, PresetBuilder]:

@@ -1,10 +1,12 @@
 """One executor for all caching: blocks ``first … last`` are computed or reused, every other block always runs.
 
-    compute:  entry ─ block first ─ … ─ block last ─ exit        residual = exit − entry
-    reuse:    entry ─ ───────── skipped ────────── ─ entry + residual
+    compute:  probe blocks ─ entry ─ block first ─ … ─ block last ─ exit ─ corrector blocks    residual = exit − entry
+    reuse:    probe blocks ─ entry ─ ───────── skipped ────────── ─ entry + residual ─ corrector blocks
 
 The residual is applied at the range's exit from the saved entry: some models add tensors between blocks (VACE hints,
 face adapters), and those are part of the residual already.
+
+The first branch that reaches the range in a step decides, for all branches of the step.
 """
 
 from __future__ import annotations
@@ -14,9 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._diffusers import DenoiserCall, Forward, eager, eager_shell
+from .._diffusers import Forward, eager, eager_shell, output_tensors, replace_tensors
+from ..step_tracker import DenoiserCall
+from .block_range import BlockRange
+from .forecast import forecast_weights
 from .policies import CachePolicy
-from .state import BranchState, RunRecord
+from .probe import Probe
+from .state import BranchState, Form, Kept, RunRecord, Streams
 
 
 class BlockRangeExecutor:
@@ -25,9 +31,8 @@ class BlockRangeExecutor:
     Args:
         policy: decides compute or reuse.
         record: where stats go; shared by the denoisers of a pipeline.
-        first, last: the cached range, inclusive block indices.
-        positions: position of each stream among the block's arguments.
-        streams: their names, for calls by keyword.
+        block_range: the blocks and the cached ones among them.
+        reuses_output: keep the denoiser's output instead of the residual; at a reuse step it is returned as it was.
         peers: the executors of the pipeline's denoisers; this one adds itself.
     """
 
@@ -35,56 +40,71 @@ class BlockRangeExecutor:
         self,
         policy: CachePolicy,
         record: RunRecord,
+        block_range: BlockRange,
         *,
-        first: int,
-        last: int,
-        positions: tuple[int, ...],
-        streams: tuple[str, ...],
+        reuses_output: bool = False,
         peers: list[BlockRangeExecutor] | None = None,
     ) -> None:
-        self._policy, self._record = policy, record
-        self._first, self._last = first, last
-        self._streams = tuple(zip(positions, streams, strict=True))
+        self._policy, self._record, self._range, self._reuses_output = policy, record, block_range, reuses_output
+        self._probe = Probe()
         self._states: dict[str, BranchState] = {}
-        self._trajectory = self._step = -1
+        self._trajectory = self._step = self._decided_step = self._computed_step = -1
+        self._is_compute = True
+        self._held_bytes = 0
+        self._times: list[float] = []
         self._call: DenoiserCall | None = None
         self._state = BranchState()
         self._peers = [] if peers is None else peers
         self._peers.append(self)
 
-    def begin(self, call: DenoiserCall) -> None:
-        """A forward begins: find the branch's state and decide."""
+    def begin(self, call: DenoiserCall | None) -> None:
+        """A forward begins: find the branch's state. None is a forward to leave alone."""
+        self._call = None  # also if the one before it raised
+        if call is None:
+            return
         for executor in self._peers:
             if executor._is_stale(call, self):
                 executor.release()
         if call.trajectory != self._trajectory:
             self._policy.check(call)
+            self._decided_step = self._computed_step = -1
+            if self._policy.num_values > 1 and call.timesteps is not None:
+                self._times = call.timesteps.tolist()  # once a trajectory
         self._trajectory, self._step = call.trajectory, call.step
         self._record.begin(call)
         self._record.watch.start()
         state = self._states.setdefault(call.branch, BranchState())
-        is_inference = not torch.is_grad_enabled()  # a graph through a reused residual would be silently wrong
-        state.is_reuse = is_inference and state.residual is not None and not self._policy.is_compute(call)
-        state.is_kept = is_inference and self._policy.is_kept(call)
+        state.first, state.last = self._range.running()
+        state.is_reuse = state.is_kept = False
+        state.origin = None
         self._call, self._state = call, state
 
-    def end(self) -> None:
-        """The forward is over: count it and let go of what no later step needs."""
+    def end(self, output: Any) -> Any:
+        """The forward is over: count it, let go of what no later step needs. Returns another output or None."""
         call, state = self._call, self._state
-        if call is not None:
-            self._record.count(call, is_reuse=state.is_reuse)
-            self._record.watch.lap()
-        if not state.is_kept:
-            self._drop(state)
-        state.entry = None
+        if call is None:
+            return None
+        replaced = None
+        if self._reuses_output and state.is_reuse:
+            replaced = replace_tensors(output, state.value or ())
+        elif self._reuses_output and state.is_kept:
+            self._keep(call, tuple(tensor.clone() for tensor in output_tensors(output)))
+        self._record.count(call, is_reuse=state.is_reuse)
+        self._record.watch.lap()
+        state.kept = [k for k in state.kept if self._policy.last_use(k.step, call.num_steps) > call.step]
+        if not state.kept:
+            self._probe.clear(call.branch)
+        state.entry = state.value = state.origin = None
+        self._account()
         self._call = None
+        return replaced
 
     def release(self) -> None:
         """Forget the trajectory and free all buffers."""
-        for state in self._states.values():
-            self._drop(state)
-            state.entry = None  # still there if the forward raised
         self._states.clear()
+        self._state = BranchState()  # it would be held still if a forward raised
+        self._probe.clear()
+        self._account()
         self._trajectory = -1
         self._call = None
 
@@ -101,78 +121,148 @@ class BlockRangeExecutor:
     @eager_shell
     def run_block(self, index: int, original: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Block ``index`` of the denoiser: run it, pass its input through, or rebuild the range's exit."""
-        if self._call is None or not self._first <= index <= self._last:
+        state = self._state
+        if self._call is None or index > state.last:
             return original(*args, **kwargs)
-        if index == self._first:
-            self._enter(args, kwargs)
-        if self._state.is_reuse:
+        if index < state.first:
+            if state.origin is None and self._policy.uses_probe:
+                self._note_origin(index, args, kwargs)
+            return original(*args, **kwargs)
+        if index == state.first:
+            self._enter(index, args, kwargs)
+        if state.is_reuse:
             return self._reuse(index, args, kwargs)
         output = original(*args, **kwargs)
-        if index == self._last and self._state.is_kept:
-            self._keep(output if isinstance(output, tuple) else (output,))
+        if index == state.last and state.is_kept and not self._reuses_output:
+            self._keep_residual(output)
         return output
 
     @eager
-    def _enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Save the range's entry; a residual of another form cannot be reused."""
-        state = self._state
-        state.entry = self._inputs(args, kwargs)
-        if state.is_reuse and not _same_form(state.entry, state.residual):
-            state.is_reuse = False
+    def _note_origin(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._state.origin = self._range.inputs(index, args, kwargs)[0]
+
+    @eager
+    def _enter(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The range begins: measure, decide, and get ready what a reuse needs."""
+        call, state = self._call, self._state
+        assert call is not None
+        state.entry = self._range.inputs(index, args, kwargs)
+        video = state.entry[0]
+        is_first = call.step != self._decided_step
+        residual = None
+        if self._policy.uses_probe and state.origin is not None and video is not None:
+            residual = video - state.origin
+            self._probe.measure(call.branch, residual, is_first=is_first)
+        is_inference = not torch.is_grad_enabled()  # a graph through a reused residual would be silently wrong
+        can_reuse = (
+            is_inference
+            and bool(state.kept)
+            and state.kept[-1].step >= self._computed_step  # else the branch has missed the last compute step
+            and state.kept_form == _form(state.entry)
+        )
+        if is_first:
+            self._is_compute = not can_reuse or self._policy.is_compute(call, self._record.progress, self._distance)
+            self._record.progress.note(call.step, is_compute=self._is_compute)
+            self._decided_step = call.step
+            if self._is_compute:
+                self._computed_step = call.step
+        state.is_reuse = can_reuse and not self._is_compute
+        state.is_kept = is_inference and self._policy.last_use(call.step, call.num_steps) > call.step
+        if state.is_reuse:
+            state.value = self._forecast(call, state)
+        elif state.is_kept and residual is not None:
+            self._probe.anchor(call.branch, residual)
+        state.origin = None
+
+    def _distance(self) -> float:
+        """The probe's distance at this step. The one synchronisation with the device, once a step."""
+        assert self._call is not None
+        distance = self._probe.distance()
+        value = float("nan") if distance is None else float(distance)
+        self._record.note_distance(self._call, value)
+        return value
+
+    def _forecast(self, call: DenoiserCall, state: BranchState) -> Streams:
+        """The kept values carried to this step: the newest as it is, or the polynomial through the last ones."""
+        values = [kept.tensors for kept in state.kept]
+        if len(values) == 1:
+            return values[-1]
+        weights = forecast_weights([self._times[kept.step] for kept in state.kept], self._times[call.step])
+        return tuple(_weighted(column, weights) for column in zip(*values, strict=True))
 
     @eager_shell
-    def _reuse(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | tuple[Tensor, ...]:
+    def _reuse(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a block returns that does not run."""
         state = self._state
-        if index == self._last:
-            return _joined(tuple(map(_added, state.entry or (), state.residual or ())))
-        return _joined(tuple(map(_copied if index == self._first else _passed, self._inputs(args, kwargs))))
+        if index == state.last and not self._reuses_output:
+            return _joined(tuple(map(_added, state.entry or (), state.value or ())))
+        return _joined(tuple(map(_copied if index == state.first else _passed, self._inputs(index, args, kwargs))))
 
     @eager
-    def _inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
-        return tuple(args[position] if position < len(args) else kwargs[name] for position, name in self._streams)
+    def _inputs(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Streams:
+        return self._range.inputs(index, args, kwargs)
 
     @eager
-    def _keep(self, exits: tuple[Tensor, ...]) -> None:
-        """Store exit − entry, in the buffer of the last compute step where it fits."""
+    def _keep_residual(self, output: Any) -> None:
+        """Store exit − entry, in the buffers of the oldest kept value where they fit."""
+        state, call = self._state, self._call
+        exits = output if isinstance(output, tuple) else (output,)
+        assert call is not None and state.entry is not None
+        spare: Streams = (None,) * len(state.entry)
+        if len(state.kept) >= self._policy.num_values and state.kept_form == _form(state.entry):
+            spare = state.kept.pop(0).tensors
+        self._keep(call, tuple(map(_difference, exits, state.entry, spare)))
+
+    def _keep(self, call: DenoiserCall, tensors: Streams) -> None:
         state = self._state
-        entries = state.entry or ()
-        if _same_form(entries, state.residual):
-            for exit_, entry, buffer in zip(exits, entries, state.residual or (), strict=True):
-                torch.sub(exit_, entry, out=buffer)
-            return
-        self._drop(state)
-        state.residual = tuple(exit_ - entry for exit_, entry in zip(exits, entries, strict=True))
-        self._record.hold(state.residual_bytes)
+        form = _form(state.entry or ())
+        if state.kept_form != form:
+            state.kept.clear()
+        state.kept_form = form
+        state.kept = [*state.kept, Kept(call.step, tensors)][-self._policy.num_values :]
+        self._account()
 
-    def _drop(self, state: BranchState) -> None:
-        self._record.hold(-state.residual_bytes)
-        state.residual = None
+    def _account(self) -> None:
+        """Tell the record how many bytes are kept now."""
+        held = self._probe.nbytes + sum(kept.nbytes for state in self._states.values() for kept in state.kept)
+        self._record.hold(held - self._held_bytes)
+        self._held_bytes = held
 
 
 # A block compiled with fullgraph=True refuses a call that compiles nothing; each of these is one small graph for all.
-def _passed(stream: Tensor) -> Tensor:
-    return stream.view_as(stream)
+def _passed(stream: Tensor | None) -> Tensor | None:
+    return None if stream is None else stream.view_as(stream)
 
 
-def _copied(entry: Tensor) -> Tensor:
+def _copied(entry: Tensor | None) -> Tensor | None:
     """Not the entry itself, because Cosmos adds its control hints in place."""
-    return entry.clone()
+    return None if entry is None else entry.clone()
 
 
-def _added(entry: Tensor, residual: Tensor) -> Tensor:
-    return entry + residual
+def _added(entry: Tensor | None, residual: Tensor | None) -> Tensor | None:
+    return entry if entry is None or residual is None else entry + residual
 
 
 @eager
-def _joined(streams: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+def _joined(streams: Streams) -> Tensor | Streams | None:
     """A block's return value: one stream bare, several as a tuple."""
     return streams[0] if len(streams) == 1 else streams
 
 
-def _same_form(tensors: tuple[Tensor, ...], others: tuple[Tensor, ...] | None) -> bool:
-    """Whether the tensors agree pairwise in shape, dtype and device."""
-    return others is not None and all(
-        a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
-        for a, b in zip(tensors, others, strict=True)
-    )
+def _difference(exit_: Tensor | None, entry: Tensor | None, buffer: Tensor | None) -> Tensor | None:
+    if exit_ is None or entry is None:
+        return None
+    return exit_ - entry if buffer is None else torch.sub(exit_, entry, out=buffer)
+
+
+def _weighted(tensors: tuple[Tensor | None, ...], weights: list[float]) -> Tensor | None:
+    total = None
+    for tensor, weight in zip(tensors, weights, strict=True):
+        if tensor is not None:
+            total = tensor * weight if total is None else total.add_(tensor, alpha=weight)
+    return total
+
+
+def _form(streams: Streams) -> Form:
+    """What has to agree for a kept value to fit: shape, dtype and device of every stream."""
+    return tuple(None if t is None else (t.shape, t.dtype, t.device) for t in streams)

@@ -20,12 +20,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .._diffusers import StepTracker, denoisers_of
+from .._diffusers import denoisers_of
 from ..cache.install import install_policy
 from ..cache.policies import SchedulePolicy
 from ..errors import JobError
 from ..registry import find_spec
 from ..schedule import CacheSchedule
+from ..step_tracker import StepTracker
 from .tape import OutputTape
 
 if TYPE_CHECKING:

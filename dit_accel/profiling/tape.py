@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._diffusers import DenoiserCall, Forward, StepTracker, Undo, observe_calls, wrap_forward
+from .._diffusers import Forward, Undo, observe_calls, wrap_forward
 from ..errors import UnsupportedPipelineError
+from ..step_tracker import DenoiserCall, StepTracker
 
 
 class OutputTape:
@@ -22,11 +23,11 @@ class OutputTape:
         self.replay_until = 0
         self._call: DenoiserCall | None = None
 
-    def begin(self, call: DenoiserCall) -> None:
+    def begin(self, call: DenoiserCall | None) -> None:
         """A forward begins (see `CallObserver`)."""
         self._call = call
 
-    def end(self) -> None:
+    def end(self, output: Any) -> None:
         """A forward is over (see `CallObserver`)."""
         self._call = None
 

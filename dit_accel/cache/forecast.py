@@ -1,0 +1,33 @@
+"""How kept values are carried to a reuse step: weights of the last compute steps' values, a polynomial in model time.
+
+The unit is the scheduler's timestep (proportional to sigma under flow matching) and not the step index: grids are
+uneven, and it is model time in which a residual moves smoothly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+ORDERS = {"hold": 0, "taylor1": 1, "taylor2": 2}
+
+
+def forecast_weights(times: Sequence[float], time: float) -> list[float]:
+    """Weights w with value(time) ≈ Σ w[k] · value(times[k]): the polynomial through all given points.
+
+    One point holds its value, two give the first-order Taylor step with the slope between them, three the second-order
+    one with divided differences, which stay right on an uneven grid.
+
+    Args:
+        times: model times of the kept values, newest last. A time that an earlier point has too is left out
+            (second-order schedulers visit a timestep twice), with weight 0 for the older point.
+        time: model time of the reuse step.
+    """
+    used = {t: k for k, t in enumerate(times)}  # the newest point of each time
+    weights = [0.0] * len(times)
+    for t, k in used.items():
+        weight = 1.0
+        for other in used:
+            if other != t:
+                weight *= (time - other) / (t - other)
+        weights[k] = weight
+    return weights

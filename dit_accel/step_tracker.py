@@ -1,0 +1,141 @@
+"""`StepTracker`: which step, trajectory and CFG branch a denoiser call is, told by diffusers and not by counting calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from .errors import UnsupportedPipelineError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+_NEAR = 1e-6  # relative to the largest timestep: the same float32 number, whatever was done to its device
+Stamp = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiserCall:
+    """One forward of a denoiser: which, for which CFG branch, at which step of which trajectory.
+
+    ``timesteps`` is the scheduler's grid: the model time of every step, in the scheduler's unit.
+    """
+
+    denoiser: str
+    branch: str
+    step: int
+    num_steps: int
+    trajectory: int
+    timesteps: Tensor | None = field(default=None, compare=False, repr=False)
+
+
+class StepTracker:
+    """Identifies denoiser calls. One tracker serves all denoisers of a pipeline.
+
+    * Trajectory: a new ``scheduler.timesteps`` tensor (every ``set_timesteps`` makes one), or a step that goes
+      backwards (a long video made in sections on the same grid).
+    * Step: the ``step_index`` given to ``cache_context``; else the scheduler's ``step_index``; else where the current
+      timestep stands in the grid; else one more whenever the timestep changes.
+    * Branch: the name given to ``cache_context``; else ``call0``, ``call1``, … by the order within the step.
+
+    A timestep that is a view of the grid is located by its address. Only a pipeline that copied it, with a scheduler
+    that has no ``step_index``, costs a read from the device at each call.
+    """
+
+    def __init__(self, pipe: DiffusionPipeline) -> None:
+        self._pipe = pipe
+        self._timesteps: Tensor | None = None
+        self._grid: list[float] = []
+        self._trajectory = self._step = -1
+        self._stamp: Stamp | None = None
+        self._calls: dict[tuple[str, str | None], int] = {}
+
+    def observe(self, denoiser: str, context: dict[str, Any], timestep: Tensor | None = None) -> DenoiserCall:
+        """Identify the call that begins now.
+
+        Args:
+            denoiser: its attribute name on the pipeline.
+            context: what the pipeline passed to ``cache_context``, empty without.
+            timestep: the denoiser's timestep argument, of any shape.
+
+        Raises:
+            UnsupportedPipelineError: the scheduler has no ``timesteps``.
+        """
+        scheduler = self._pipe.scheduler
+        self._take_grid(getattr(scheduler, "timesteps", None))
+        key = (denoiser, context.get("name"))
+        step, stamp = context.get("step_index"), None
+        if step is None:
+            step = getattr(scheduler, "step_index", None)
+        if step is None:
+            step, stamp = self._locate(timestep)
+            has_moved = stamp != self._stamp or (key[1] is not None and key in self._calls)
+        else:
+            has_moved = step != self._step
+        if has_moved or self._step < 0:
+            self._move_to(self._step + 1 if step is None else step)
+        self._stamp = stamp
+        return self._call(key, context)
+
+    def _take_grid(self, timesteps: Tensor | None) -> None:
+        if timesteps is self._timesteps:
+            return
+        if timesteps is None:
+            raise UnsupportedPipelineError(
+                f"The scheduler of {type(self._pipe).__name__}, {type(self._pipe.scheduler).__name__}, has no "
+                "timesteps while the denoiser runs, so steps cannot be told apart. Use a diffusers scheduler."
+            )
+        self._timesteps, self._grid = timesteps, []
+        self._trajectory += 1
+        self._step, self._stamp = -1, None
+
+    def _move_to(self, step: int) -> None:
+        if step < self._step:
+            self._trajectory += 1
+        self._step = step
+        self._calls.clear()
+
+    def _call(self, key: tuple[str, str | None], context: dict[str, Any]) -> DenoiserCall:
+        assert self._timesteps is not None
+        repeat = self._calls.get(key, 0)
+        self._calls[key] = repeat + 1
+        denoiser, name = key
+        branch = f"call{repeat}" if name is None else name if repeat == 0 else f"{name}#{repeat}"
+        num_steps = context.get("num_inference_steps") or len(self._timesteps)
+        return DenoiserCall(denoiser, branch, self._step, num_steps, self._trajectory, self._timesteps)
+
+    def _locate(self, timestep: Tensor | None) -> tuple[int | None, Stamp | None]:
+        """Step of the current timestep, None if it is not on the grid; and what tells it from the next one."""
+        scheduler, current = self._pipe.scheduler, getattr(self._pipe, "_current_timestep", None)
+        for candidate in (current, timestep):
+            index = _position_in(self._timesteps, candidate)
+            if index is not None:
+                return index, (float(index),)
+        given = timestep if isinstance(timestep, Tensor) else current
+        stamp = tuple(given.detach().double().flatten().tolist()) if isinstance(given, Tensor) else None
+        if self._step < 0 and hasattr(scheduler, "step_index"):  # before the first scheduler step of the run
+            return getattr(scheduler, "begin_index", None) or 0, stamp
+        if stamp is None:
+            return None, None
+        if not self._grid and self._timesteps is not None:
+            self._grid = self._timesteps.double().flatten().tolist()
+        # Image-to-video sets the timestep of given frames to 0: the largest is that of the step.
+        largest, near = max(stamp), _NEAR * max(map(abs, self._grid), default=1.0)
+        return next((k for k, time in enumerate(self._grid) if abs(time - largest) <= near), None), stamp
+
+
+def _position_in(grid: Tensor | None, timestep: object) -> int | None:
+    """Index of an element of ``grid`` that ``timestep`` is a view of (a row of the loop, expanded or not)."""
+    if not isinstance(timestep, Tensor) or grid is None or timestep.numel() == 0:
+        return None
+    is_view = (
+        timestep.dtype == grid.dtype
+        and timestep.device == grid.device
+        and (timestep.numel() == 1 or not any(timestep.stride()))  # one element, however often it is repeated
+        and timestep.untyped_storage().data_ptr() == grid.untyped_storage().data_ptr()
+    )
+    if not is_view:
+        return None
+    return (timestep.storage_offset() - grid.storage_offset()) // max(grid.stride(0), 1)
