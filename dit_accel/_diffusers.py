@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from diffusers.hooks.layer_skip import TransformerBlockSkipHook
+from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
@@ -85,7 +86,7 @@ def observe_calls(
         denoiser: the model.
         tracker: the pipeline's.
         observer: told of every forward; what its ``end`` returns, if not None, replaces the output.
-        ignored_when: arguments of the forward; where one of them is set, the observer is told of None.
+        ignored_when: see `BlockSpec.compute_when`; of such a forward the observer is told None.
     """
     context: dict[str, Any] = {}
     restore = _override_cache_context(denoiser, context) if hasattr(denoiser, "cache_context") else None
@@ -97,11 +98,16 @@ def observe_calls(
         index = positions.get(parameter, len(args))
         return args[index] if index < len(args) else kwargs.get(parameter)
 
+    def is_set(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        parameter, _, key = path.partition(".")
+        value = given(parameter, args, kwargs)
+        value = (value or {}).get(key) if key else value
+        return value is not None and value is not False
+
     # Kept out of the graph of a compiled denoiser, which would otherwise be compiled anew for every step.
     @eager
     def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        values = [given(parameter, args, kwargs) for parameter in ignored_when]
-        is_ignored = any(value is not None and value is not False for value in values)
+        is_ignored = any(is_set(path, args, kwargs) for path in ignored_when)
         timestep = given(timestep_name, args, kwargs)
         observer.begin(None if is_ignored else tracker.observe(name, context, timestep))
 
@@ -146,21 +152,22 @@ def _override_cache_context(denoiser: Any, context: dict[str, Any]) -> Undo:
 
 
 def output_tensors(output: Any) -> list[Tensor]:
-    """The tensors of a denoiser's output: a tensor, a tuple, or one of diffusers' output classes."""
+    """The tensors of a denoiser's output: a tensor, tuples or lists of them, or one of diffusers' output classes."""
     if isinstance(output, Tensor):
         return [output]
-    values = output.to_tuple() if hasattr(output, "to_tuple") else output
-    return [value for value in values if isinstance(value, Tensor)]
+    values = output.to_tuple() if isinstance(output, BaseOutput) else output
+    return [t for value in values for t in output_tensors(value)] if isinstance(values, (tuple, list)) else []
 
 
-def replace_tensors(output: Any, tensors: Iterable[Tensor | None]) -> Any:
-    """The same kind of output with other tensors in it."""
-    supply = iter(tensors)
+def replace_tensors(output: Any, supply: Iterator[Tensor | None]) -> Any:
+    """The same kind of output with the tensors of ``supply`` in it, in the order of `output_tensors`."""
     if isinstance(output, Tensor):
         return next(supply)
-    if isinstance(output, dict):  # diffusers' output classes are
-        return type(output)(**{k: next(supply) if isinstance(v, Tensor) else v for k, v in output.items()})
-    return type(output)(next(supply) if isinstance(value, Tensor) else value for value in output)
+    if isinstance(output, BaseOutput):
+        return type(output)(**{key: replace_tensors(value, supply) for key, value in output.items()})
+    if isinstance(output, (tuple, list)):
+        return type(output)(replace_tensors(value, supply) for value in output)
+    return output
 
 
 def is_bypassed(block: nn.Module) -> bool:

@@ -21,16 +21,18 @@ class BlockSpec:
     Args:
         lists: attribute names of the ``ModuleList`` s, in execution order. ``"a.b"`` is attribute ``b`` of ``a``.
         streams: names of the block arguments that a block transforms, in the order in which it returns them; one
-            stream is returned bare, several as a tuple. The first is the video; the probe measures it. A stream may
-            be None.
+            stream is returned bare, several as a tuple. A stream may be None.
+        video: the stream that the probe measures; the first if not given.
         is_interleaved: the lists take turns (``a[0], b[0], a[1], b[1], …``) with a reshape in between, so that a
             cached range has to begin and end in blocks of one list.
-        compute_when: names of arguments of the denoiser's forward. A call in which one of them is set (neither None
-            nor False) always computes and leaves the cache alone, e.g. because its blocks write a KV cache.
+        compute_when: names of arguments of the denoiser's forward (``"a.b"`` is the item ``b`` of the dict ``a``). A call
+            in which one of them is set (neither None nor False) always computes and leaves the cache alone, e.g.
+            because its blocks write a KV cache.
     """
 
     lists: tuple[str, ...]
     streams: tuple[str, ...] = ("hidden_states",)
+    video: str | None = None
     is_interleaved: bool = False
     compute_when: tuple[str, ...] = ()
 

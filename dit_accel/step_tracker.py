@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from .errors import UnsupportedPipelineError
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-_NEAR = 1e-6  # relative to the largest timestep: the same float32 number, whatever was done to its device
+_NEAR = 1e-5  # relative: the same float32 number, whatever was done to it
 Stamp = tuple[float, ...]
 
 
@@ -103,8 +104,15 @@ class StepTracker:
         self._calls[key] = repeat + 1
         denoiser, name = key
         branch = f"call{repeat}" if name is None else name if repeat == 0 else f"{name}#{repeat}"
-        num_steps = context.get("num_inference_steps") or len(self._timesteps)
+        num_steps = context.get("num_inference_steps") or self._num_steps()
         return DenoiserCall(denoiser, branch, self._step, num_steps, self._trajectory, self._timesteps)
+
+    def _num_steps(self) -> int:
+        """Steps of the grid. One that is as long as the sigmas has their terminal zero, at which nothing runs."""
+        assert self._timesteps is not None
+        sigmas = getattr(self._pipe.scheduler, "sigmas", None)
+        has_terminal = sigmas is not None and len(sigmas) == len(self._timesteps)
+        return len(self._timesteps) - has_terminal
 
     def _locate(self, timestep: Tensor | None) -> tuple[int | None, Stamp | None]:
         """Step of the current timestep, None if it is not on the grid; and what tells it from the next one."""
@@ -114,16 +122,15 @@ class StepTracker:
             if index is not None:
                 return index, (float(index),)
         given = timestep if isinstance(timestep, Tensor) else current
-        stamp = tuple(given.detach().double().flatten().tolist()) if isinstance(given, Tensor) else None
-        if self._step < 0 and hasattr(scheduler, "step_index"):  # before the first scheduler step of the run
-            return getattr(scheduler, "begin_index", None) or 0, stamp
-        if stamp is None:
-            return None, None
+        stamp = tuple(given.detach().double().flatten().tolist()) if isinstance(given, Tensor) else ()
         if not self._grid and self._timesteps is not None:
             self._grid = self._timesteps.double().flatten().tolist()
         # Image-to-video sets the timestep of given frames to 0: the largest is that of the step.
-        largest, near = max(stamp), _NEAR * max(map(abs, self._grid), default=1.0)
-        return next((k for k, time in enumerate(self._grid) if abs(time - largest) <= near), None), stamp
+        largest = max(stamp, default=math.nan)
+        index = next((k for k, time in enumerate(self._grid) if abs(time - largest) <= _NEAR * abs(time)), None)
+        if index is None and self._step < 0 and hasattr(scheduler, "step_index"):  # None until its first step
+            index = getattr(scheduler, "begin_index", None) or 0
+        return index, stamp or None
 
 
 def _position_in(grid: Tensor | None, timestep: object) -> int | None:

@@ -1,4 +1,4 @@
-"""Wan text-to-video (Wan 2.1 and the models built on its code)."""
+"""Wan 2.1 and 2.2: text, image and video to video, VACE and Animate."""
 
 from __future__ import annotations
 
@@ -8,68 +8,139 @@ from dit_accel.registry import register_pipeline
 from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline, Variant, lemica_presets
 
 if TYPE_CHECKING:
-    from diffusers import WanPipeline
+    from diffusers import (
+        WanAnimatePipeline,
+        WanImageToVideoPipeline,
+        WanPipeline,
+        WanVACEPipeline,
+        WanVideoToVideoPipeline,
+    )
+
+_FACE_SIDE = 8  # the least: face pictures are resized to a multiple of what the autoencoder shrinks by
 
 
 def tiny() -> WanPipeline:
     """A four-block Wan with random weights."""
-    import torch
-    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+    from diffusers import WanPipeline, WanTransformer3DModel
 
-    from .tiny.text import TEXT_DIM, umt5_encoder, word_tokenizer
+    from .tiny.wan import wan_parts, wan_transformer
 
-    torch.manual_seed(0)
-    transformer = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=16,
-        out_channels=16,
-        text_dim=TEXT_DIM,
-        freq_dim=32,
-        ffn_dim=32,
-        num_layers=4,
-        cross_attn_norm=True,
-        rope_max_seq_len=32,
+    return WanPipeline(**wan_parts(wan_transformer(WanTransformer3DModel)))
+
+
+def tiny_i2v() -> WanImageToVideoPipeline:
+    """Image-to-video as in Wan 2.1, with an image encoder."""
+    from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
+
+    from .tiny.wan import wan_image_parts, wan_image_transformer
+
+    return WanImageToVideoPipeline(**wan_image_parts(wan_image_transformer(WanTransformer3DModel)))
+
+
+def tiny_v2v() -> WanVideoToVideoPipeline:
+    """Video-to-video."""
+    from diffusers import WanTransformer3DModel, WanVideoToVideoPipeline
+
+    from .tiny.wan import wan_parts, wan_transformer
+
+    return WanVideoToVideoPipeline(**wan_parts(wan_transformer(WanTransformer3DModel)))
+
+
+def tiny_vace() -> WanVACEPipeline:
+    """VACE as in Wan 2.2: two denoisers, each adds control hints after its first and its third block."""
+    from diffusers import WanVACEPipeline, WanVACETransformer3DModel
+
+    from .tiny.wan import wan_parts, wan_transformer
+
+    high, low = (wan_transformer(WanVACETransformer3DModel, seed, vace_layers=[0, 2]) for seed in (0, 3))
+    return WanVACEPipeline(**wan_parts(high), transformer_2=low, boundary_ratio=0.875)
+
+
+def tiny_animate() -> WanAnimatePipeline:
+    """Animate, whose face adapter adds to what comes out of the first and the third block."""
+    from diffusers import WanAnimatePipeline, WanAnimateTransformer3DModel
+
+    from .tiny.wan import wan_image_parts, wan_image_transformer
+
+    transformer = wan_image_transformer(
+        WanAnimateTransformer3DModel,
+        motion_encoder_channel_sizes={"4": 8, "8": 8},
+        motion_encoder_size=_FACE_SIDE,
+        motion_style_dim=8,
+        motion_dim=4,
+        motion_encoder_dim=8,
+        face_encoder_hidden_dim=8,
+        face_encoder_num_heads=2,
+        inject_face_latents_blocks=2,
     )
-    vae = AutoencoderKLWan(
-        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
-    )
-    return WanPipeline(
-        tokenizer=word_tokenizer(),
-        text_encoder=umt5_encoder(),
-        transformer=transformer.eval(),
-        vae=vae.eval(),
-        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
-    )
+    return WanAnimatePipeline(**wan_image_parts(transformer))
 
 
 def tiny_inputs() -> dict[str, Any]:
     """A call of 16 × 16 pixels and 9 frames."""
-    from .tiny.text import PROMPT
+    from .tiny.wan import wan_inputs
 
-    return {
-        "prompt": PROMPT,
-        "height": 16,
-        "width": 16,
-        "num_frames": 9,
-        "guidance_scale": 4.0,
-        "max_sequence_length": 16,
-    }
+    return wan_inputs(num_frames=9)
 
+
+def tiny_i2v_inputs() -> dict[str, Any]:
+    """The same with a first frame."""
+    from .tiny.wan import wan_image_inputs
+
+    return wan_image_inputs(num_frames=9)
+
+
+def tiny_v2v_inputs() -> dict[str, Any]:
+    """The same from a video, so noisy that of 8 steps the last 7 run."""
+    from .tiny.wan import noise_video, wan_inputs
+
+    return wan_inputs(video=noise_video(9), strength=0.9)
+
+
+def tiny_vace_inputs() -> dict[str, Any]:
+    """The same with a video to keep in part and a reference picture, which is one more latent frame."""
+    from .tiny.pictures import noise_image
+    from .tiny.wan import SIDE, noise_video, wan_inputs
+
+    video = noise_video(9)
+    mask = [frame.convert("L") for frame in reversed(video)]
+    return wan_inputs(num_frames=9, video=video, mask=mask, reference_images=[noise_image(SIDE, SIDE, seed=9)])
+
+
+def tiny_animate_inputs() -> dict[str, Any]:
+    """9 frames as two segments of 5 that overlap by one, each with the picture as one more latent frame."""
+    from .tiny.wan import noise_video, wan_image_inputs
+
+    return wan_image_inputs(pose_video=noise_video(9), face_video=noise_video(9, _FACE_SIDE), segment_frame_length=5)
+
+
+_VARIATIONS: dict[str, dict[str, Any]] = {
+    "batch of two": {"prompt": ["a red seven moving left on navy", "a cyan one spinning on black"]},
+    "no guidance": {"guidance_scale": 1.0},
+    "another size": {"height": 32},
+}
+_MODULE = "diffusers.pipelines.wan.pipeline_wan"
 
 WAN = register_pipeline(
     PipelineSpec(
         family="wan",
         pipelines={
-            "diffusers.pipelines.wan.pipeline_wan.WanPipeline": TinyPipeline(
-                tiny,
-                tiny_inputs,
+            _MODULE + ".WanPipeline": TinyPipeline(tiny, tiny_inputs, variations=_VARIATIONS),
+            _MODULE + "_i2v.WanImageToVideoPipeline": TinyPipeline(tiny_i2v, tiny_i2v_inputs, variations=_VARIATIONS),
+            _MODULE + "_video2video.WanVideoToVideoPipeline": TinyPipeline(
+                tiny_v2v, tiny_v2v_inputs, variations=_VARIATIONS
+            ),
+            _MODULE + "_vace.WanVACEPipeline": TinyPipeline(
+                tiny_vace,
+                tiny_vace_inputs,
+                # It takes one prompt, and the size of a video before the one that is asked for.
                 variations={
-                    "batch of two": {"prompt": ["a red seven moving left on navy", "a cyan one spinning on black"]},
-                    "no guidance": {"guidance_scale": 1.0},
-                    "another size": {"height": 32},
+                    "no guidance": _VARIATIONS["no guidance"],
+                    "another size": {"height": 32, "video": None, "mask": None},
                 },
+            ),
+            _MODULE + "_animate.WanAnimatePipeline": TinyPipeline(
+                tiny_animate, tiny_animate_inputs, variations=_VARIATIONS
             ),
         },
         denoisers={"transformer": BlockSpec(("blocks",)), "transformer_2": BlockSpec(("blocks",))},

@@ -21,12 +21,17 @@ class BlockRange:
         blocks: all of them.
         first, last: the cached range, inclusive indices.
         streams: for every block, position and name of each stream among its arguments.
+        video: index of the video stream.
+        unit: how many blocks lie between two that keep the stream in one layout: 1, or the number of lists that take
+            turns.
     """
 
     blocks: tuple[nn.Module, ...]
     first: int
     last: int
     streams: tuple[tuple[tuple[int, str], ...], ...]
+    video: int = 0
+    unit: int = 1
 
     @classmethod
     def of(
@@ -55,6 +60,8 @@ class BlockRange:
             first=probe_blocks * unit,
             last=(total - corrector_blocks - 1) * unit,
             streams=tuple(tuple(zip(positions[type(block)], spec.streams, strict=True)) for block in blocks),
+            video=spec.streams.index(spec.video or spec.streams[0]),
+            unit=unit,
         )
 
     def inputs(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Streams:
@@ -65,7 +72,7 @@ class BlockRange:
         """``first`` and ``last`` without blocks at the edges that a guider's hook skips in this very call."""
         first, last = self.first, self.last
         while first < last and is_bypassed(self.blocks[first]):
-            first += 1
+            first += self.unit
         while last > first and is_bypassed(self.blocks[last]):
-            last -= 1
+            last -= self.unit
         return first, last

@@ -86,7 +86,7 @@ class BlockRangeExecutor:
             return None
         replaced = None
         if self._reuses_output and state.is_reuse:
-            replaced = replace_tensors(output, state.value or ())
+            replaced = replace_tensors(output, iter(state.value or ()))
         elif self._reuses_output and state.is_kept:
             self._keep(call, tuple(tensor.clone() for tensor in output_tensors(output)))
         self._record.count(call, is_reuse=state.is_reuse)
@@ -139,7 +139,7 @@ class BlockRangeExecutor:
 
     @eager
     def _note_origin(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._state.origin = self._range.inputs(index, args, kwargs)[0]
+        self._state.origin = self._range.inputs(index, args, kwargs)[self._range.video]
 
     @eager
     def _enter(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -147,7 +147,7 @@ class BlockRangeExecutor:
         call, state = self._call, self._state
         assert call is not None
         state.entry = self._range.inputs(index, args, kwargs)
-        video = state.entry[0]
+        video = state.entry[self._range.video]
         is_first = call.step != self._decided_step
         residual = None
         if self._policy.uses_probe and state.origin is not None and video is not None:
@@ -235,12 +235,14 @@ def _passed(stream: Tensor | None) -> Tensor | None:
 
 
 def _copied(entry: Tensor | None) -> Tensor | None:
-    """Not the entry itself, because Cosmos adds its control hints in place."""
+    """Not the entry itself: what a model adds between blocks it may add in place, and the entry is needed at the exit."""
     return None if entry is None else entry.clone()
 
 
-def _added(entry: Tensor | None, residual: Tensor | None) -> Tensor | None:
-    return entry if entry is None or residual is None else entry + residual
+def _added(entry: Tensor | None, value: Tensor | None) -> Tensor | None:
+    if entry is None or value is None:
+        return entry
+    return entry + value if entry.shape == value.shape else value.clone()
 
 
 @eager
@@ -250,8 +252,11 @@ def _joined(streams: Streams) -> Tensor | Streams | None:
 
 
 def _difference(exit_: Tensor | None, entry: Tensor | None, buffer: Tensor | None) -> Tensor | None:
+    """What to keep of a stream: exit − entry, or the exit itself of a stream that leaves in another shape (Motif)."""
     if exit_ is None or entry is None:
         return None
+    if exit_.shape != entry.shape:
+        return exit_.clone() if buffer is None else buffer.copy_(exit_)
     return exit_ - entry if buffer is None else torch.sub(exit_, entry, out=buffer)
 
 
