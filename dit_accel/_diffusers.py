@@ -171,7 +171,7 @@ def replace_tensors(output: Any, supply: Iterator[Tensor | None]) -> Any:
 
 
 def is_bypassed(block: nn.Module) -> bool:
-    """Whether a guider (skip-layer guidance) has the block skipped in this very call: then its forward is not reached."""
+    """Whether a guider (skip-layer guidance) has the block skipped in this very call: its forward is not reached."""
     registry = getattr(block, "_diffusers_hook", None)
     return registry is not None and any(
         isinstance(hook, TransformerBlockSkipHook) and hook.dropout == 1.0 for hook in registry.hooks.values()

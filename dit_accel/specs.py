@@ -25,8 +25,8 @@ class BlockSpec:
         video: the stream that the probe measures; the first if not given.
         is_interleaved: the lists take turns (``a[0], b[0], a[1], b[1], …``) with a reshape in between, so that a
             cached range has to begin and end in blocks of one list.
-        compute_when: names of arguments of the denoiser's forward (``"a.b"`` is the item ``b`` of the dict ``a``). A call
-            in which one of them is set (neither None nor False) always computes and leaves the cache alone, e.g.
+        compute_when: names of arguments of the denoiser's forward (``"a.b"`` is the item ``b`` of the dict ``a``). A
+            call in which one of them is set (neither None nor False) always computes and leaves the cache alone, e.g.
             because its blocks write a KV cache.
     """
 
@@ -106,7 +106,10 @@ class PipelineSpec:
     presets: Mapping[str, PresetBuilder] = field(default_factory=dbcache_presets)
 
 
-def lemica_presets(variant: str, names: tuple[str, ...]) -> dict[str, PresetBuilder]:
+LEMICA_PRESETS = ("lemica-slow", "lemica-medium", "lemica-fast", "lemica-ultra")
+
+
+def lemica_presets(variant: str, names: tuple[str, ...] = LEMICA_PRESETS) -> dict[str, PresetBuilder]:
     """Presets that are each a shipped schedule ``<variant>/<name>``."""
 
     def builder(name: str) -> PresetBuilder:

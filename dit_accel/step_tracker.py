@@ -1,4 +1,4 @@
-"""`StepTracker`: which step, trajectory and CFG branch a denoiser call is, told by diffusers and not by counting calls."""
+"""`StepTracker`: step, trajectory and CFG branch of a denoiser call, told by diffusers and not by counting calls."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline
+from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline, Variant, lemica_presets
 
 if TYPE_CHECKING:
     from diffusers import HunyuanVideo15ImageToVideoPipeline, HunyuanVideo15Pipeline
@@ -142,5 +142,18 @@ HUNYUAN_VIDEO15 = register_pipeline(
             ),
         },
         denoisers={"transformer": BlockSpec(("transformer_blocks",), ("hidden_states", "encoder_hidden_states"))},
+        variants=(
+            Variant(
+                name="hunyuan-video-1.5",
+                denoiser_config={
+                    "num_layers": 54,
+                    "num_attention_heads": 16,
+                    "attention_head_dim": 128,
+                    "use_meanflow": False,
+                },
+                presets=lemica_presets("hunyuan-video-1.5"),
+                pipelines=("HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline"),
+            ),
+        ),
     )
 )

@@ -148,8 +148,34 @@ WAN = register_pipeline(
             Variant(
                 name="digits-wan",
                 denoiser_config={"num_layers": 12, "num_attention_heads": 4, "attention_head_dim": 32, "text_dim": 64},
-                presets=lemica_presets("digits-wan", ("lemica-slow", "lemica-medium", "lemica-fast", "lemica-ultra")),
+                presets=lemica_presets("digits-wan"),
                 pipelines=("WanPipeline",),
+            ),
+            Variant(
+                name="wan2.1-t2v-1.3b",
+                denoiser_config={"num_layers": 30, "num_attention_heads": 12, "in_channels": 16, "image_dim": None},
+                presets=lemica_presets("wan2.1-t2v-1.3b"),
+                pipelines=("WanPipeline",),
+            ),
+            Variant(
+                name="wan2.1-t2v-14b",
+                denoiser_config={"num_layers": 40, "num_attention_heads": 40, "in_channels": 16, "image_dim": None},
+                presets=lemica_presets("wan2.1-t2v-14b"),
+                pipelines=("WanPipeline",),
+            ),
+            Variant(
+                name="wan2.1-i2v-14b",
+                # Of the same code: the one that draws between a first and a last frame has pos_embed_seq_len, and
+                # Wan 2.2 has no image_dim.
+                denoiser_config={
+                    "num_layers": 40,
+                    "num_attention_heads": 40,
+                    "in_channels": 36,
+                    "image_dim": 1280,
+                    "pos_embed_seq_len": None,
+                },
+                presets=lemica_presets("wan2.1-i2v-14b"),
+                pipelines=("WanImageToVideoPipeline",),
             ),
         ),
     )
