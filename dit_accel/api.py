@@ -152,7 +152,7 @@ def _unknown_preset(pipeline: str, name: str, known: list[str]) -> UnknownPreset
     message = f"{pipeline} has no preset {name!r}. Presets: {', '.join(known)}.{did_you_mean(name, known)}"
     if name.startswith("lemica") and not any(preset.startswith("lemica") for preset in known):
         message += (
-            " No LeMiCa schedule ships for a denoiser of this configuration. Profile the model with 'dit-accel profile "
+            " No LeMiCa schedule ships for a denoiser of this configuration. Profile the model with 'dit-accel "
             'JOB.toml\' and pass LeMiCaConfig(schedule="PATH.json").'
         )
     return UnknownPresetError(message)
