@@ -153,7 +153,7 @@ def _unknown_preset(pipeline: str, name: str, known: list[str]) -> UnknownPreset
     if name.startswith("lemica") and not any(preset.startswith("lemica") for preset in known):
         message += (
             " No LeMiCa schedule ships for a denoiser of this configuration. Profile the model with 'dit-accel "
-            'JOB.toml\' and pass LeMiCaConfig(schedule="PATH.json").'
+            'profile JOB.toml\' and pass LeMiCaConfig(schedule="PATH.json").'
         )
     return UnknownPresetError(message)
 

@@ -55,7 +55,7 @@ class DBCacheConfig:
             Reuse while Σ|R − R*| / Σ|R*| is below it, R the probe's residual now and R* the one at the last computed
             step. Higher: faster, and further from the full run; 0 never reuses. Paper: τ.
         max_warmup_steps (`int`, at least 0):
-            Steps computed at the beginning of a trajectory, once and not per expert. More: closer and slower. Paper: W.
+            Steps computed at the beginning of a trajectory, once and not per expert. More: closer, slower. Paper: W.
         max_cached_steps (`int` or None):
             At most so many reused steps in a trajectory; None is no limit. Paper: MN.
         max_continuous_cached_steps (`int` or None):

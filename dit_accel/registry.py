@@ -57,7 +57,7 @@ def find_spec(pipe: DiffusionPipeline) -> PipelineSpec:
 
 
 def find_variant(pipe: DiffusionPipeline, spec: PipelineSpec) -> Variant | None:
-    """The published model that ``pipe`` is, recognised by its class and its first denoiser's configuration, or None."""
+    """The published model that ``pipe`` is, recognised by its class and its denoiser's configuration, or None."""
     denoisers = {name: d for name in spec.denoisers if (d := getattr(pipe, name, None)) is not None}
     for variant in spec.variants:
         if tuple(denoisers) != variant.denoisers or type(pipe).__name__ not in variant.pipelines:

@@ -235,7 +235,7 @@ def _passed(stream: Tensor | None) -> Tensor | None:
 
 
 def _copied(entry: Tensor | None) -> Tensor | None:
-    """Not the entry itself: what a model adds between blocks it may add in place, and the entry is needed at the exit."""
+    """Not the entry itself: a model may add in place between blocks, and the entry is needed at the exit."""
     return None if entry is None else entry.clone()
 
 

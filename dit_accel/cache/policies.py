@@ -110,10 +110,10 @@ def require_num_steps(schedule: CacheSchedule, num_steps: int) -> None:
 
 
 def _last_uses(schedule: CacheSchedule, num_values: int) -> list[int]:
-    """For every step, the last reuse step that has it among its ``num_values`` newest compute steps; if none, an earlier one.
+    """For every step, the last reuse step that has it among its ``num_values`` newest compute steps.
 
-    A reuse step may compute after all (a new denoiser, a branch that joins late): it then counts as a compute step that
-    serves up to the next one.
+    If there is none, a step that is no later. A reuse step may compute after all (a new denoiser, a branch that joins
+    late): it then serves up to the next compute steps like any other.
     """
     compute, reuse = schedule.compute_steps, set(range(schedule.num_steps)) - set(schedule.compute_steps)
     previous_reuse = list(accumulate(range(schedule.num_steps), lambda last, k: k if k in reuse else last, initial=-1))
