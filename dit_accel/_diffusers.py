@@ -38,11 +38,6 @@ def eager(function: F) -> F:
     return torch.compiler.disable(function)
 
 
-def eager_shell(function: F) -> F:
-    """Keep the function itself out of compiled graphs, but not what it calls."""
-    return torch.compiler.disable(function, recursive=False)
-
-
 class CallObserver(Protocol):
     """Told when a denoiser's forward begins and ends."""
 
@@ -51,13 +46,6 @@ class CallObserver(Protocol):
 
     def end(self, output: Any) -> Any:
         """The forward is over (not called if it raised). Returns what to give out instead of ``output``, or None."""
-
-
-class BlockRunner(Protocol):
-    """Runs, or replaces, block ``index`` given its original forward."""
-
-    def run_block(self, index: int, original: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the block returns."""
 
 
 def denoisers_of(pipe: DiffusionPipeline, names: Iterable[str]) -> dict[str, nn.Module]:
@@ -107,7 +95,7 @@ def observe_calls(
     # Kept out of the graph of a compiled denoiser, which would otherwise be compiled anew for every step.
     @eager
     def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        is_ignored = any(is_set(path, args, kwargs) for path in ignored_when)
+        is_ignored = bool(ignored_when) and any(is_set(path, args, kwargs) for path in ignored_when)
         timestep = given(timestep_name, args, kwargs)
         observer.begin(None if is_ignored else tracker.observe(name, context, timestep))
 
@@ -172,7 +160,7 @@ def replace_tensors(output: Any, supply: Iterator[Tensor | None]) -> Any:
 
 def is_bypassed(block: nn.Module) -> bool:
     """Whether a guider (skip-layer guidance) has the block skipped in this very call: its forward is not reached."""
-    registry = getattr(block, "_diffusers_hook", None)
+    registry = vars(block).get("_diffusers_hook")  # asking the module itself takes its slow way to say no, at each call
     return registry is not None and any(
         isinstance(hook, TransformerBlockSkipHook) and hook.dropout == 1.0 for hook in registry.hooks.values()
     )
@@ -210,23 +198,16 @@ def stream_positions(block: nn.Module, streams: tuple[str, ...]) -> tuple[int, .
     return tuple(names.index(name) for name in streams)
 
 
-def wrap_block(block: nn.Module, index: int, runner: BlockRunner) -> Undo:
-    """Send the innermost forward of ``block`` through ``runner``; returns the removal."""
-    return wrap_forward(block, functools.partial(runner.run_block, index))
+def wrap_forward(module: nn.Module, make: Callable[[Forward], Forward]) -> Undo:
+    """Put ``make(original)`` in place of the innermost forward of ``module``.
 
-
-def wrap_forward(module: nn.Module, run: Callable[[Forward, tuple[Any, ...], dict[str, Any]], Any]) -> Undo:
-    """Put ``run`` around the innermost forward of ``module``; returns the removal, right whatever was hooked since."""
+    Returns the removal, which is right whatever was hooked since.
+    """
     owner, attribute = _innermost(module)
     was_own = attribute in vars(owner)
     original: Forward = getattr(owner, attribute)
-
     # Not recursive: what is inside stays compiled, and regional compilation keeps one graph for all blocks.
-    @eager_shell
-    @functools.wraps(original)
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return run(original, args, kwargs)
-
+    forward = torch.compiler.disable(functools.wraps(original)(make(original)), recursive=False)
     setattr(owner, attribute, forward)
 
     def undo() -> None:

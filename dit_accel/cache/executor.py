@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._diffusers import Forward, eager, eager_shell, output_tensors, replace_tensors
+from .._diffusers import Forward, eager, output_tensors, replace_tensors
 from ..step_tracker import DenoiserCall
 from .block_range import BlockRange
 from .forecast import forecast_weights
@@ -62,9 +62,10 @@ class BlockRangeExecutor:
         self._call = None  # also if the one before it raised
         if call is None:
             return
-        for executor in self._peers:
-            if executor._is_stale(call, self):
-                executor.release()
+        if call.trajectory != self._trajectory or len(self._peers) > 1:
+            for executor in self._peers:
+                if executor._is_stale(call, self):
+                    executor.release()
         if call.trajectory != self._trajectory:
             self._policy.check(call)
             self._decided_step = self._computed_step = -1
@@ -73,7 +74,9 @@ class BlockRangeExecutor:
         self._trajectory, self._step = call.trajectory, call.step
         self._record.begin(call)
         self._record.watch.start()
-        state = self._states.setdefault(call.branch, BranchState())
+        state = self._states.get(call.branch)
+        if state is None:
+            state = self._states[call.branch] = BranchState()
         state.first, state.last = self._range.running()
         state.is_reuse = state.is_kept = False
         state.origin = None
@@ -91,11 +94,14 @@ class BlockRangeExecutor:
             self._keep(call, tuple(tensor.clone() for tensor in output_tensors(output)))
         self._record.count(call, is_reuse=state.is_reuse)
         self._record.watch.lap()
-        state.kept = [k for k in state.kept if self._policy.last_use(k.step, call.num_steps) > call.step]
+        for kept in tuple(state.kept):
+            if self._policy.last_use(kept.step, call.num_steps) <= call.step:
+                state.kept.remove(kept)
         if not state.kept:
             self._probe.clear(call.branch)
         state.entry = state.value = state.origin = None
-        self._account()
+        if not state.is_reuse or not state.kept:
+            self._account()
         self._call = None
         return replaced
 
@@ -116,30 +122,37 @@ class BlockRangeExecutor:
         has_handed_over = self is not caller and call.step > self._step + 1
         return call.trajectory != self._trajectory or has_handed_over
 
-    # Only a shell, like its caller: the original stays compiled. All else in here is kept out of graphs altogether,
-    # or every block at every kind of step would be one graph more.
-    @eager_shell
-    def run_block(self, index: int, original: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Block ``index`` of the denoiser: run it, pass its input through, or rebuild the range's exit."""
-        state = self._state
-        if self._call is None or index > state.last:
-            return original(*args, **kwargs)
-        if index < state.first:
-            if state.origin is None and self._policy.uses_probe:
-                self._note_origin(index, args, kwargs)
-            return original(*args, **kwargs)
-        if index == state.first:
-            self._enter(index, args, kwargs)
-        if state.is_reuse:
-            return self._reuse(index, args, kwargs)
-        output = original(*args, **kwargs)
-        if index == state.last and state.is_kept and not self._reuses_output:
-            self._keep_residual(output)
-        return output
+    def block_forward(self, index: int, original: Forward) -> Forward:
+        """The forward of block ``index``: run it, pass its input through, or rebuild the range's exit."""
+        streams, video = self._range.streams[index], self._range.video
+        at, name = streams[0]
+        uses_probe, reuses_output, is_single = self._policy.uses_probe, self._reuses_output, len(streams) == 1
 
-    @eager
-    def _note_origin(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._state.origin = self._range.inputs(index, args, kwargs)[self._range.video]
+        # All in one function, and what it calls kept out of graphs: a reuse step spends its time here, once a block.
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            state = self._state
+            if self._call is None or index > state.last:
+                return original(*args, **kwargs)
+            if index < state.first:
+                if uses_probe and state.origin is None:
+                    origin, key = streams[video]
+                    state.origin = args[origin] if origin < len(args) else kwargs[key]
+                return original(*args, **kwargs)
+            if index == state.first:
+                self._enter(index, args, kwargs)
+            if state.is_reuse:
+                if index == state.last and not reuses_output:
+                    return _joined(tuple(map(_added, state.entry or (), state.value or ())))
+                passed = _copied if index == state.first else _passed
+                if is_single:
+                    return passed(args[at] if at < len(args) else kwargs[name])
+                return tuple(map(passed, self._inputs(index, args, kwargs)))
+            output = original(*args, **kwargs)
+            if index == state.last and state.is_kept and not reuses_output:
+                self._keep_residual(output)
+            return output
+
+        return forward
 
     @eager
     def _enter(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -189,14 +202,6 @@ class BlockRangeExecutor:
             return values[-1]
         weights = forecast_weights([self._times[kept.step] for kept in state.kept], self._times[call.step])
         return tuple(_weighted(column, weights) for column in zip(*values, strict=True))
-
-    @eager_shell
-    def _reuse(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What a block returns that does not run."""
-        state = self._state
-        if index == state.last and not self._reuses_output:
-            return _joined(tuple(map(_added, state.entry or (), state.value or ())))
-        return _joined(tuple(map(_copied if index == state.first else _passed, self._inputs(index, args, kwargs))))
 
     @eager
     def _inputs(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Streams:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from .._diffusers import denoisers_of, observe_calls, wrap_block
+from .._diffusers import denoisers_of, observe_calls, wrap_forward
 from ..configs import DBCacheConfig, LeMiCaConfig
 from ..specs import PipelineSpec
 from ..step_tracker import StepTracker
@@ -54,7 +55,7 @@ def install_policy(
         executor = BlockRangeExecutor(policy, record, block_range, reuses_output=reuses_output, peers=executors)
         undo.callback(executor.release)
         for index, block in enumerate(block_range.blocks):
-            undo.callback(wrap_block(block, index, executor))
+            undo.callback(wrap_forward(block, functools.partial(executor.block_forward, index)))
         undo.callback(observe_calls(name, denoiser, tracker, executor, spec.denoisers[name].compute_when))
     return record
 

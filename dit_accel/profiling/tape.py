@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,18 +36,8 @@ class OutputTape:
         """Put the tape around the forward of ``denoiser``; returns the removal."""
         stop_observing = observe_calls(name, denoiser, tracker, self)
 
-        def taped(original: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            assert self._call is not None, "the forward hook set it"
-            if kwargs.get("return_dict", True):
-                raise UnsupportedPipelineError(
-                    f"{name} is not called with return_dict=False; its outputs cannot be taped."
-                )
-            key = f"{self._call.denoiser}/{self._call.branch}/{self._call.step:04d}"
-            if self._call.step < self.replay_until:
-                return (self.outputs[key],)
-            output = original(*args, **kwargs)
-            self.outputs.setdefault(key, output[0])
-            return output
+        def taped(original: Forward) -> Forward:
+            return functools.partial(self._forward, name, original)
 
         restore = wrap_forward(denoiser, taped)
 
@@ -55,3 +46,17 @@ class OutputTape:
             stop_observing()
 
         return undo
+
+    def _forward(self, name: str, original: Forward, *args: Any, **kwargs: Any) -> Any:
+        if self._call is None:  # one to leave alone
+            return original(*args, **kwargs)
+        if kwargs.get("return_dict", True):
+            raise UnsupportedPipelineError(
+                f"{name} is not called with return_dict=False; its outputs cannot be taped."
+            )
+        key = f"{self._call.denoiser}/{self._call.branch}/{self._call.step:04d}"
+        if self._call.step < self.replay_until:
+            return (self.outputs[key],)
+        output = original(*args, **kwargs)
+        self.outputs.setdefault(key, output[0])
+        return output
