@@ -27,11 +27,18 @@ REQUIRED = {
 }
 
 
+# Those without an error graph of ours beside them were taken over as they were published.
+MEASURED = [name for name in shipped_schedules() if list((ROOT / name).parent.glob("*.graph.json"))]
+REQUIRED_OF_PUBLISHED = {"name", "model", "source", "published_in", "num_inference_steps", "budget"}
+
+
 @pytest.mark.parametrize("name", shipped_schedules())
 def test_schedule_is_valid_and_says_where_it_comes_from(name: str) -> None:
     schedule = CacheSchedule.resolve(name)
     assert schedule == CacheSchedule.load(ROOT / f"{name}.json")
-    assert set(schedule.provenance) >= REQUIRED
+    assert set(schedule.provenance) >= (REQUIRED if name in MEASURED else REQUIRED_OF_PUBLISHED)
+    assert ("not measured here" in schedule.provenance.get("source", "")) == (name not in MEASURED)
+    assert schedule.provenance["num_inference_steps"] == schedule.num_steps
     assert schedule.provenance["name"] == name and schedule.provenance["budget"] == schedule.budget
 
 
@@ -59,7 +66,7 @@ def test_report_covers_every_preset_on_held_out_prompts() -> None:
     report = QualityReport.load(ROOT / "digits-wan" / "held-out.report.json")
     rows = {row.name: row for row in report.rows}
     assert set(report.provenance["prompts"]) == set(HELD_OUT_PROMPTS)
-    for name in shipped_schedules():
+    for name in MEASURED:
         schedule = CacheSchedule.resolve(name)
         row, uniform = rows[name.split("/")[1]], rows[f"uniform-{schedule.budget}"]
         assert row.computed_steps == uniform.computed_steps == schedule.budget
@@ -75,5 +82,5 @@ def test_the_tables_are_those_of_the_committed_report(page: str) -> None:
 
 def test_profile_is_of_the_weights_that_ship() -> None:
     digest = weights_sha256(load_demo_pipeline())
-    for name in shipped_schedules():
+    for name in MEASURED:
         assert CacheSchedule.resolve(name).provenance["model"]["weights_sha256"] == digest
