@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .configs import Config, DBCacheConfig, LeMiCaConfig
+from .configs import Config, DBCacheConfig, Forecast, LeMiCaConfig
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -59,12 +59,21 @@ class TinyPipeline:
     variations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def dbcache_presets() -> dict[str, PresetBuilder]:
-    """The DBCache presets of every family: a stricter and a looser one around the defaults of `DBCacheConfig`."""
+def dbcache_presets(
+    slow: float = 0.04, medium: float = 0.08, fast: float = 0.16, forecast: Forecast = "hold"
+) -> dict[str, PresetBuilder]:
+    """The DBCache presets that every family has; the numbers are their thresholds."""
+
+    def builder(threshold: float, limit_steps: int) -> PresetBuilder:
+        config = DBCacheConfig(
+            residual_diff_threshold=threshold, max_continuous_cached_steps=limit_steps, forecast=forecast
+        )
+        return lambda: (config,)
+
     return {
-        "dbcache-slow": lambda: (DBCacheConfig(residual_diff_threshold=0.04, max_continuous_cached_steps=2),),
-        "dbcache-medium": lambda: (DBCacheConfig(),),
-        "dbcache-fast": lambda: (DBCacheConfig(residual_diff_threshold=0.16, max_continuous_cached_steps=4),),
+        "dbcache-slow": builder(slow, 2),
+        "dbcache-medium": builder(medium, 3),
+        "dbcache-fast": builder(fast, 4),
     }
 
 

@@ -13,11 +13,13 @@ import pytest
 from dit_accel import cli
 from dit_accel.cli import main
 from dit_accel.errors import GraphError
+from dit_accel.pipelines import wan
 from dit_accel.profiling.error_graph import ErrorGraph
 from dit_accel.registry import all_specs
 from dit_accel.schedule import CacheSchedule
 
-SPEC = all_specs()[0]
+from .conftest import tiny_inputs
+
 JOB = """
 [job]
 name = "tiny"
@@ -37,7 +39,7 @@ presets = {{ fast = 3 }}
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("pipeline") / "tiny-wan"
-    SPEC.tiny().save_pretrained(folder)
+    wan.tiny().save_pretrained(folder)
     return str(folder)
 
 
@@ -51,7 +53,7 @@ def graph(tmp_path: Path) -> str:
 @pytest.fixture
 def job(tmp_path: Path, source: str) -> str:
     path = tmp_path / "job.toml"
-    inputs = "\n".join(f"{key} = {value}" for key, value in SPEC.tiny_inputs.items())
+    inputs = "\n".join(f"{key} = {value}" for key, value in tiny_inputs().items())
     path.write_text(JOB.format(source=source, inputs=inputs))
     return str(path)
 
@@ -149,13 +151,16 @@ def test_as_a_program(graph: str) -> None:
 
 def test_doctor(shell: Shell) -> None:
     found = json.loads(shell.ok("doctor", "--json"))
-    assert found["packages"]["torch"] and found["families"]["wan"] == ["WanPipeline"] and found["device"]
-    assert "family wan: WanPipeline" in shell.ok("doctor")
+    assert found["packages"]["torch"] and found["device"]
+    assert found["families"]["wan"][:2] == ["WanPipeline", "WanImageToVideoPipeline"]
+    assert sum(map(len, found["families"].values())) == sum(len(spec.pipelines) for spec in all_specs())
+    assert "family wan: WanPipeline, WanImageToVideoPipeline" in shell.ok("doctor")
 
 
 def test_presets(shell: Shell, source: str, tmp_path: Path) -> None:
-    assert json.loads(shell.ok("presets", source, "--json"))["presets"] == []
-    assert "profile it" in shell.ok("presets", source)
+    names = ["dbcache-fast", "dbcache-medium", "dbcache-slow"]
+    assert json.loads(shell.ok("presets", source, "--json"))["presets"] == names
+    assert shell.ok("presets", source).split() == names
     assert "diffusers cannot load the pipeline" in shell.fails("presets", str(tmp_path))
 
 
@@ -248,7 +253,7 @@ def test_report(shell: Shell, source: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(api, "_presets", lambda *_: {"half": lambda: (LeMiCaConfig(CacheSchedule(4, (0, 2))),)})
     (tmp_path / "prompts.txt").write_text("a red seven\n\n  a blue one  \n")
     options = ["--pipeline", source, "--presets", "half", "--prompts", str(tmp_path / "prompts.txt"), "--steps", "4"]
-    inputs = ["--inputs", json.dumps(SPEC.tiny_inputs), "--metrics", "psnr", "--out", str(tmp_path / "report.json")]
+    inputs = ["--inputs", json.dumps(tiny_inputs()), "--metrics", "psnr", "--out", str(tmp_path / "report.json")]
     (row,) = json.loads(shell.ok("report", *options, *inputs, "--json"))["rows"]
     assert (row["name"], row["computed_steps"], row["num_videos"]) == ("half", 2, 2)
     assert json.loads((tmp_path / "report.json").read_text())["provenance"]["prompts"] == ["a red seven", "a blue one"]

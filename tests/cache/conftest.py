@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dit_accel._diffusers import DenoiserCall, stream_positions, wrap_block
+from dit_accel._diffusers import wrap_block
+from dit_accel.cache.block_range import BlockRange
 from dit_accel.cache.executor import BlockRangeExecutor
-from dit_accel.cache.policies import SchedulePolicy
+from dit_accel.cache.policies import CachePolicy, DBCachePolicy, SchedulePolicy
 from dit_accel.cache.state import RunRecord
+from dit_accel.configs import DBCacheConfig
 from dit_accel.schedule import CacheSchedule
+from dit_accel.specs import BlockSpec
+from dit_accel.step_tracker import DenoiserCall
 
 
 class Add(nn.Module):
@@ -34,9 +39,17 @@ class AddTwo(nn.Module):
         super().__init__()
         self.amount, self.calls = amount, 0
 
-    def forward(self, flag: bool, text: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, flag: bool, text: Tensor | None, video: Tensor) -> tuple[Tensor | None, Tensor]:
         self.calls += 1
-        return text + self.amount, video + 2 * self.amount
+        return None if text is None else text + self.amount, video + 2 * self.amount
+
+
+class Denoiser(nn.Module):
+    """Blocks in a row."""
+
+    def __init__(self, blocks: list[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
 
 
 class Bench:
@@ -45,42 +58,50 @@ class Bench:
     def __init__(
         self,
         blocks: list[nn.Module],
-        compute: tuple[int, ...],
+        compute: tuple[int, ...] | CachePolicy,
         *,
         num_steps: int = 4,
         streams: tuple[str, ...] = ("hidden_states",),
-        first: int = 0,
-        last: int | None = None,
+        video: str | None = None,
+        probe: int = 0,
+        corrector: int = 0,
         record: RunRecord | None = None,
         peers: list[BlockRangeExecutor] | None = None,
         name: str = "transformer",
+        times: list[float] | None = None,
+        head: Callable[[Tensor], Any] | None = None,
     ) -> None:
-        self.blocks, self.num_steps, self.name = blocks, num_steps, name
+        """``compute`` is a policy, or a schedule's steps; with a ``head``, which makes the output, that is reused."""
+        self.blocks, self.num_steps, self.name, self.head = blocks, num_steps, name, head
         self.record = record or RunRecord()
+        self.times = torch.tensor(times or list(range(num_steps, 0, -1)))
+        self.denoiser = Denoiser(blocks)
+        spec = BlockSpec(("blocks",), streams, video=video)
+        self.range = BlockRange.of(name, self.denoiser, spec, probe_blocks=probe, corrector_blocks=corrector)
+        policy = SchedulePolicy(CacheSchedule(num_steps, compute)) if isinstance(compute, tuple) else compute
         self.executor = BlockRangeExecutor(
-            SchedulePolicy(CacheSchedule(num_steps, compute)),
-            self.record,
-            first=first,
-            last=len(blocks) - 1 if last is None else last,
-            positions=stream_positions(blocks[0], streams),
-            streams=streams,
-            peers=peers,
+            policy, self.record, self.range, reuses_output=head is not None, peers=peers
         )
         for index, block in enumerate(blocks):
             wrap_block(block, index, self.executor)
 
     def begin(self, step: int, branch: str = "cond", trajectory: int = 0) -> None:
-        self.executor.begin(DenoiserCall(self.name, branch, step, self.num_steps, trajectory))
+        self.executor.begin(DenoiserCall(self.name, branch, step, self.num_steps, trajectory, self.times))
 
     def step(self, step: int, value: float | Tensor, branch: str = "cond", trajectory: int = 0) -> Any:
         """One forward: every block once, hidden states by position."""
         x = torch.full((1, 2), float(value)) if isinstance(value, (int, float)) else value
         with torch.no_grad():
             self.begin(step, branch, trajectory)
-            for block in self.blocks:
-                x = block(x)
-            self.executor.end()
-        return x
+            return self.forward(x)
+
+    def forward(self, x: Tensor) -> Any:
+        """What the denoiser gives out once `begin` was called."""
+        for block in self.blocks:
+            x = block(x)
+        output = self.head(x) if self.head else x
+        replaced = self.executor.end(output)
+        return output if replaced is None else replaced
 
     @property
     def calls(self) -> list[int]:
@@ -91,9 +112,23 @@ class Bench:
         stats = self.record.stats()
         return stats.computed_steps.get(self.name, {}), stats.reused_steps.get(self.name, {})
 
+    def kept(self, branch: str = "cond") -> list[Tensor]:
+        """The first stream of every kept value of a branch, oldest first."""
+        return [kept.tensors[0] for kept in self.executor._states[branch].kept]
+
     def held(self) -> list[Tensor]:
         states = (*self.executor._states.values(), self.executor._state)
-        return [tensor for state in states for kept in (state.entry, state.residual) for tensor in kept or ()]
+        return [*(tensor for state in states for tensor in state.tensors), *self.executor._probe._anchors.values()]
+
+
+def probe_bench(blocks: list[nn.Module], *, corrector: int = 0, num_steps: int = 8, **options: Any) -> Bench:
+    """The first block probes. Nothing is forced unless asked for."""
+    wanted = {"residual_diff_threshold": 0.1, "max_warmup_steps": 0, "always_compute_last": False}
+    extras = {
+        key: options.pop(key) for key in ("streams", "video", "record", "peers", "name", "times") & options.keys()
+    }
+    config = DBCacheConfig(corrector_blocks=corrector, **{**wanted, "max_continuous_cached_steps": None, **options})
+    return Bench(blocks, DBCachePolicy(config), probe=1, corrector=corrector, num_steps=num_steps, **extras)
 
 
 def equals(tensor: Tensor, value: float) -> bool:

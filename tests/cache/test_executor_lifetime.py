@@ -7,7 +7,7 @@ import weakref
 
 import torch
 
-from .conftest import Add, Bench, equals
+from .conftest import Add, Bench, equals, probe_bench
 
 
 def test_a_residual_is_kept_only_where_a_later_step_needs_it():
@@ -15,27 +15,28 @@ def test_a_residual_is_kept_only_where_a_later_step_needs_it():
     kept = []
     for step in range(6):
         bench.step(step, 1)
-        kept.append(sum(state.residual is not None for state in bench.executor._states.values()))
+        kept.append(len(bench.kept()))
     assert kept == [0, 1, 1, 0, 1, 0]
     assert bench.record.cache_bytes == 0
 
 
 def test_the_buffer_is_filled_anew_rather_than_replaced():
     # Only a policy that keeps more than a schedule does computes while the buffer is full.
-    bench = Bench([Add(10), Add(20)], compute=(0, 2), num_steps=6)
+    bench = probe_bench([Add(10), Add(20)], residual_diff_threshold=0)
     bench.step(0, 1)
-    bench.executor._policy.is_kept = lambda call: True
+    (before,) = bench.kept()
+    bench.blocks[1].amount = 50
     bench.step(1, 1)
-    before = bench.executor._states["cond"].residual[0].data_ptr()
-    bench.step(2, 1)
-    assert bench.executor._states["cond"].residual[0].data_ptr() == before
-    assert bench.record.cache_bytes_peak == 2 * 4
+    (after,) = bench.kept()
+    assert after.data_ptr() == before.data_ptr()
+    assert equals(after, 50)
+    assert bench.record.cache_bytes_peak == 2 * 2 * 4  # the residual, and what the probe compares with
 
 
 def test_the_residual_dies_with_the_trajectory():
     bench = Bench([Add(10), Add(20)], compute=(0,))
     bench.step(0, 1)
-    residual = weakref.ref(bench.executor._states["cond"].residual[0])
+    residual = weakref.ref(bench.kept()[0])
     assert residual() is not None
     for step in (1, 2, 3):
         bench.step(step, 1)

@@ -43,7 +43,7 @@ def test_branches_keep_a_residual_each():
 
 
 def test_probe_and_corrector_blocks_always_run():
-    bench = Bench([Add(1), Add(10), Add(20), Add(300)], compute=(0,), first=1, last=2)
+    bench = Bench([Add(1), Add(10), Add(20), Add(300)], compute=(0,), probe=1, corrector=1)
     assert equals(bench.step(0, 0), 331)
     bench.blocks[0].amount, bench.blocks[3].amount = 2, 400
     assert equals(bench.step(1, 0), 2 + 30 + 400)
@@ -67,7 +67,7 @@ def test_two_streams_have_a_residual_each_by_position_and_by_keyword():
             t, v = blocks[0](True, text_in, video=video_in)
             assert isinstance(t, Tensor)
             t, v = blocks[1](flag=True, video=v, text=t)
-            bench.executor.end()
+            bench.executor.end(v)
             assert equals(t, float(text_in[0, 0]) + 30)
             assert equals(v, float(video_in[0, 0]) + 60)
             assert (t.shape, v.shape) == ((1, 2), (1, 5))
@@ -90,7 +90,7 @@ def test_what_is_added_between_blocks_counts_once(in_place):
             else:
                 x = x + 500
             x = blocks[1](x)
-            bench.executor.end()
+            bench.executor.end(x)
             assert equals(x, value + 530)
             assert equals(given, value)
 
@@ -101,7 +101,7 @@ def test_other_arguments_reach_the_blocks():
     with torch.no_grad():
         bench.begin(0)
         x = blocks[1](blocks[0](torch.zeros(1, 2), 3.0), scale=2.0)
-        bench.executor.end()
+        bench.executor.end(x)
     assert equals(x, 70)
     assert equals(bench.step(1, 5), 75)
 
@@ -130,8 +130,7 @@ def test_with_gradients_nothing_is_reused_or_kept():
     for step in (0, 1):
         x = torch.ones(1, 2, requires_grad=True)
         bench.begin(step)
-        out = blocks[1](blocks[0](x))
-        bench.executor.end()
+        out = bench.forward(x)
         out.sum().backward()
         assert equals(x.grad, 1)
         assert bench.held() == []
@@ -143,8 +142,7 @@ def test_a_residual_kept_without_gradients_is_not_reused_with_them():
     bench = Bench(blocks, compute=(0,))
     bench.step(0, 1)
     bench.begin(1)
-    blocks[1](blocks[0](torch.ones(1, 2)))
-    bench.executor.end()
+    bench.forward(torch.ones(1, 2))
     assert bench.stats == ({"cond": [0, 1]}, {})
 
 

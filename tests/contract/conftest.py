@@ -53,9 +53,7 @@ class Lab:
     def ranges(self, probe: int = 0, corrector: int = 0) -> dict[str, BlockRange]:
         """The block range of every denoiser."""
         return {
-            name: BlockRange.of(
-                name, d, self.spec.denoisers[name], probe_blocks=probe, corrector_blocks=corrector
-            )
+            name: BlockRange.of(name, d, self.spec.denoisers[name], probe_blocks=probe, corrector_blocks=corrector)
             for name, d in self.denoisers.items()
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -13,7 +13,9 @@ from accelerate.hooks import ModelHook as AccelerateHook
 from accelerate.hooks import add_hook_to_module, remove_hook_from_module
 from diffusers.hooks import HookRegistry, ModelHook, apply_group_offloading
 
-from .conftest import FOLDER, Lab
+from dit_accel.api import Acceleration
+
+from .conftest import COMPUTE, FOLDER, NUM_STEPS, Lab
 
 ORDERS = ["before", "after"]
 Change = Callable[[Lab], object]
@@ -125,8 +127,8 @@ def compiled_blocks() -> Setting:
     """`torch.compile` in the ``ModuleList``: the block in it becomes a wrapper module."""
 
     def apply(lab: Lab) -> None:
-        for denoiser in lab.denoisers.values():
-            for attribute in lab.spec.blocks.lists:
+        for name, denoiser in lab.denoisers.items():
+            for attribute in lab.spec.denoisers[name].lists:
                 blocks = getattr(denoiser, attribute)
                 for index, block in enumerate(blocks):
                     blocks[index] = torch.compile(block, backend="eager")
@@ -163,18 +165,39 @@ SETTINGS = {
     "compile repeated blocks": compiled_repeated_blocks(),
     "compile denoiser": compiled_denoiser(),
 }
+# What can be tried on every family: each hooks in at another place.
+CHOICE = ["group offload by blocks", "model CPU offload", "compile in place", "layerwise casting"]
 REMOVABLE = [name for name, setting in SETTINGS.items() if setting.remove]
 every_order = pytest.mark.parametrize("order", ORDERS)
 
 
-def in_order(order: str, lab: Lab, setting: Setting, enable: Callable[[], Any]) -> Any:
+class Method(NamedTuple):
+    """A way to accelerate, once so that nothing is ever reused and once so that these steps are computed."""
+
+    enable_never: Callable[[Lab], Acceleration]
+    enable: Callable[[Lab], Acceleration]
+    compute: tuple[int, ...]
+
+
+METHODS = {
+    "schedule": Method(Lab.enable_all_compute, Lab.enable, COMPUTE),
+    "probe": Method(
+        lambda lab: lab.enable_dbcache(residual_diff_threshold=0, corrector_blocks=1),
+        lambda lab: lab.enable_dbcache(corrector_blocks=1),
+        tuple(range(0, NUM_STEPS, 3)),  # two are reused for each computed one
+    ),
+}
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+
+def in_order(order: str, lab: Lab, setting: Setting, enable: Callable[[Lab], Any]) -> Any:
     """Apply the setting before or after enabling; either way after a call of the pipeline as it was."""
     lab.run(seed=1)
     if order == "before":
         setting.apply(lab)
         lab.run(seed=1)
-        return enable()
-    acceleration = enable()
+        return enable(lab)
+    acceleration = enable(lab)
     lab.run(seed=1)
     setting.apply(lab)
     return acceleration

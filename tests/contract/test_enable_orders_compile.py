@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("folder", "fresh_compiler")
 
 
 @every_order
-def test_regional_compilation_needs_no_graph_more_for_another_block(lab, order):
+def test_regional_compilation_needs_no_graph_more_for_another_block(wan, order):
     counter = CompileCounter()
 
     def compile_blocks(lab: Lab) -> None:
@@ -22,23 +22,23 @@ def test_regional_compilation_needs_no_graph_more_for_another_block(lab, order):
 
     steps = [compile_blocks, Lab.enable]
     for step in steps if order == "before" else reversed(steps):
-        step(lab)
-    lab.run()
+        step(wan)
+    wan.run()
     # The block, and three of one operation each: copied at the entry, passed on, and the residual added at the exit.
-    assert counter.frame_count == 4 * len(lab.denoisers)
+    assert counter.frame_count == 4 * len(wan.denoisers)
 
 
 @every_order
-def test_a_compiled_denoiser_is_not_compiled_anew_for_every_step(lab, order):
+def test_a_compiled_denoiser_is_not_compiled_anew_for_every_step(wan, order):
     counter = CompileCounter()
     whole = Setting(
         lambda lab: [setattr(lab.pipe, name, torch.compile(d, backend=counter)) for name, d in lab.denoisers.items()]
     )
-    acceleration = in_order(order, lab, whole, lab.enable)
-    lab.run()
-    lab.assert_follows(acceleration)
+    acceleration = in_order(order, wan, whole, Lab.enable)
+    wan.run()
+    wan.assert_follows(acceleration)
     frames = counter.frame_count
-    assert frames <= 4 * len(lab.blocks)
+    assert frames <= 4 * len(wan.blocks)
     for seed in (1, 2):
-        lab.run(seed=seed)
+        wan.run(seed=seed)
     assert counter.frame_count == frames

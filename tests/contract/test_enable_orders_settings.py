@@ -6,78 +6,107 @@ restores.
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from diffusers.hooks import apply_group_offloading
 
-from .conftest import NUM_STEPS, assert_gone
-from .settings import REMOVABLE, SETTINGS, Setting, every_order, in_order
+from .conftest import CLASSES, NUM_STEPS, Lab, assert_gone, make_lab
+from .settings import CHOICE, METHODS, REMOVABLE, SETTINGS, Method, Setting, every_method, every_order, in_order
 
 pytestmark = pytest.mark.usefixtures("folder", "fresh_compiler")
+ALL = tuple(range(NUM_STEPS))
+NOTHING = "nothing"
 
 
-@every_order
-@pytest.mark.parametrize("name", SETTINGS)
-def test_all_compute_reuse_and_disable(lab, name, order, monkeypatch):
-    setting = SETTINGS[name]
-    reference = lab.another()
-    setting.apply(reference)
-    expected = reference.run()
-    with reference.enable():
-        expected_reuse = reference.run()
+@functools.cache
+def full_run(cls: str, name: str) -> torch.Tensor:
+    """What a pipeline of the class makes in the setting, with nothing else done to it."""
+    lab = fresh_lab(cls)
+    (SETTINGS | {NOTHING: Setting(lambda lab: None)})[name].apply(lab)
+    return lab.run()
 
-    acceleration = in_order(order, lab, setting, lab.enable_all_compute)
+
+@functools.cache
+def reusing_run(cls: str, name: str, method: Method) -> torch.Tensor:
+    """The same with reuse, enabled last."""
+    lab = fresh_lab(cls)
+    (SETTINGS | {NOTHING: Setting(lambda lab: None)})[name].apply(lab)
+    with method.enable(lab):
+        return lab.run()
+
+
+def fresh_lab(cls: str) -> Lab:
+    return make_lab(*next(pair for pair in CLASSES if pair[1].endswith(f".{cls}")))
+
+
+def assert_all_compute_reuse_and_disable(cls, name, order, method, monkeypatch):
+    lab, setting = fresh_lab(cls), SETTINGS[name]
+    expected, expected_reuse = full_run(cls, name), reusing_run(cls, name, method)
+    assert not expected_reuse.equal(expected)
+
+    acceleration = in_order(order, lab, setting, method.enable_never)
     for _ in range(2):
         assert lab.run().equal(expected)
-        lab.assert_follows(acceleration, tuple(range(NUM_STEPS)))
+        lab.assert_follows(acceleration, ALL)
     acceleration.disable()
     assert_gone(lab, monkeypatch, expected)
 
-    with lab.enable() as acceleration:
+    with method.enable(lab) as acceleration:
         for _ in range(2):
             assert lab.run().equal(expected_reuse)
-            lab.assert_follows(acceleration)
+            lab.assert_follows(acceleration, method.compute)
     assert_gone(lab, monkeypatch, expected)
 
 
 @every_order
+@every_method
+@pytest.mark.parametrize("name", SETTINGS)
+def test_all_compute_reuse_and_disable(name, order, method, monkeypatch):
+    assert_all_compute_reuse_and_disable("WanPipeline", name, order, method, monkeypatch)
+
+
+@every_order
+@pytest.mark.parametrize("name", CHOICE)
+@pytest.mark.parametrize("cls", ["HunyuanVideoPipeline", "CogVideoXPipeline"])
+def test_all_compute_reuse_and_disable_on_other_families(cls, name, order, monkeypatch):
+    """One has two kinds of blocks, the other a scheduler that tells no step. The probe has all kinds of ranges."""
+    assert_all_compute_reuse_and_disable(cls, name, order, METHODS["probe"], monkeypatch)
+
+
+@every_method
 @pytest.mark.parametrize("name", [name for name in SETTINGS if not name.startswith("compile")])
-def test_reuse_and_disable(lab, name, order, monkeypatch):
-    setting = SETTINGS[name]
-    reference = lab.another()
-    setting.apply(reference)
-    expected = reference.run()
-
-    acceleration = in_order(order, lab, setting, lab.enable)
-    first = lab.run()
-    assert not first.equal(expected)
-    lab.assert_follows(acceleration)
-    assert lab.run().equal(first)
-    lab.assert_follows(acceleration)
+def test_what_is_done_to_a_reusing_pipeline_keeps_it_reusing(wan, name, method, monkeypatch):
+    acceleration = in_order("after", wan, SETTINGS[name], method.enable)
+    first = wan.run()
+    assert first.equal(reusing_run("WanPipeline", name, method))
+    wan.assert_follows(acceleration, method.compute)
+    assert wan.run().equal(first)
+    wan.assert_follows(acceleration, method.compute)
     acceleration.disable()
-    assert_gone(lab, monkeypatch, expected)
+    assert_gone(wan, monkeypatch, full_run("WanPipeline", name))
 
 
+@every_method
 @every_order
 @pytest.mark.parametrize("first_out", ["setting", "acceleration"])
 @pytest.mark.parametrize("name", REMOVABLE)
-def test_removal_in_either_order(lab, name, order, first_out, monkeypatch):
+def test_removal_in_either_order(wan, name, order, method, first_out, monkeypatch):
     setting = SETTINGS[name]
-    plain = lab.run()
-    with lab.enable():
-        reused = lab.run()
-    acceleration = in_order(order, lab, setting, lab.enable)
-    assert lab.run().equal(reused)
+    plain, reused = full_run("WanPipeline", NOTHING), reusing_run("WanPipeline", NOTHING, method)
+    acceleration = in_order(order, wan, setting, method.enable)
+    assert wan.run().equal(reused)
     if first_out == "setting":
-        setting.remove(lab)
-        assert lab.run().equal(reused)
-        lab.assert_follows(acceleration)
+        setting.remove(wan)
+        assert wan.run().equal(reused)
+        wan.assert_follows(acceleration, method.compute)
         acceleration.disable()
     else:
         acceleration.disable()
-        assert_gone(lab, monkeypatch, plain)
-        setting.remove(lab)
-    assert_gone(lab, monkeypatch, plain)
+        assert_gone(wan, monkeypatch, plain)
+        setting.remove(wan)
+    assert_gone(wan, monkeypatch, plain)
 
 
 @pytest.mark.skipif(
@@ -85,7 +114,7 @@ def test_removal_in_either_order(lab, name, order, first_out, monkeypatch):
     reason="diffusers refuses group offload with use_stream=True unless the onload device has streams",
 )
 @every_order
-def test_streamed_group_offload(lab, order):
+def test_streamed_group_offload(wan, order):
     """Its trap, which exists only with streams: hooks added later are dropped after the first forward."""
 
     def apply(lab):
@@ -102,8 +131,8 @@ def test_streamed_group_offload(lab, order):
             elif isinstance(component, torch.nn.Module):
                 component.to("cuda")
 
-    acceleration = in_order(order, lab, Setting(apply), lab.enable)
-    first = lab.run()
-    lab.assert_follows(acceleration)
-    assert lab.run().equal(first)
-    lab.assert_follows(acceleration)
+    acceleration = in_order(order, wan, Setting(apply), Lab.enable)
+    first = wan.run()
+    wan.assert_follows(acceleration)
+    assert wan.run().equal(first)
+    wan.assert_follows(acceleration)

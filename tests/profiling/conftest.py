@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from dit_accel.pipelines import wan
 from dit_accel.profiling.error_graph import ErrorGraph
 from dit_accel.profiling.job import profile
-from dit_accel.registry import all_specs
 
-SPEC = all_specs()[0]
+from ..conftest import tiny_inputs
+
 PROMPTS = ("a red seven moving left on navy", "a blue one spinning on gray", "a green two growing on black")
 NUM_STEPS, MAX_SEGMENT = 6, 3
 ARGUMENTS: dict[str, Any] = {
@@ -24,7 +25,7 @@ ARGUMENTS: dict[str, Any] = {
     "max_segment": MAX_SEGMENT,
     "batch_size": 2,
     "progress": False,
-    **SPEC.tiny_inputs,
+    **tiny_inputs(),
 }
 ROLLOUT = "rollouts/000-001-003.json"
 
@@ -33,7 +34,7 @@ Run = Callable[..., ErrorGraph]
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
-    return SPEC.tiny()
+    return wan.tiny()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def again(pipe: Any, copy: Path) -> Run:
 
 def latents(pipe: Any, prompts: tuple[str, ...], seed: int = 0) -> Tensor:
     generators = [torch.Generator().manual_seed(seed) for _ in prompts]
-    inputs = {**SPEC.tiny_inputs, "num_inference_steps": NUM_STEPS, "output_type": "latent", "return_dict": False}
+    inputs = {**tiny_inputs(), "num_inference_steps": NUM_STEPS, "output_type": "latent", "return_dict": False}
     found: Tensor = pipe(prompt=list(prompts), generator=generators, **inputs)[0]
     return found
 

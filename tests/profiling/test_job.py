@@ -11,13 +11,15 @@ import torch
 
 from dit_accel import LeMiCaConfig, enable_acceleration
 from dit_accel.errors import AlreadyAcceleratedError, ConfigError, UnsupportedPipelineError
+from dit_accel.pipelines import wan
 from dit_accel.profiling import job
 from dit_accel.profiling.error_graph import ErrorGraph
 from dit_accel.profiling.job import profile
 from dit_accel.profiling.rollout import BatchRunner
 from dit_accel.schedule import CacheSchedule
 
-from .conftest import ARGUMENTS, NUM_STEPS, PROMPTS, ROLLOUT, SPEC, Run, latents
+from ..conftest import tiny_inputs
+from .conftest import ARGUMENTS, NUM_STEPS, PROMPTS, ROLLOUT, Run, latents
 
 # What an edge means
 
@@ -49,7 +51,7 @@ def test_every_edge_is_there_and_paid_for(finished: tuple[Path, ErrorGraph]) -> 
         {"prompts": list(PROMPTS[:2]), "seed": 0},
         {"prompts": list(PROMPTS[2:]), "seed": 0},
     ]
-    assert provenance["inputs"] == SPEC.tiny_inputs and provenance["num_inference_steps"] == NUM_STEPS
+    assert provenance["inputs"] == tiny_inputs() and provenance["num_inference_steps"] == NUM_STEPS
     assert len(provenance["model"]["weights_sha256"]) == 64
     json.dumps(provenance, allow_nan=False)
 
@@ -88,7 +90,7 @@ def attributes(pipe: Any) -> dict[str, list[str]]:
 def test_the_pipeline_is_left_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bar: dict[str, Any] | None, fails: bool
 ) -> None:
-    pipe = SPEC.tiny()
+    pipe = wan.tiny()
     untouched = latents(pipe, PROMPTS[:1])
     vars(pipe).pop("_progress_bar_config", None)
     if bar is not None:

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from dit_accel.errors import ConfigError, GraphError, JobError
+from dit_accel.pipelines import wan
 from dit_accel.profiling import job_file
 from dit_accel.profiling.error_graph import ErrorGraph
 from dit_accel.profiling.job_file import JobFile, load_pipeline, run_job
-from dit_accel.registry import all_specs
 from dit_accel.schedule import CacheSchedule
 
-SPEC = all_specs()[0]
+from ..conftest import tiny_inputs
+
 SHIPPED = Path(__file__).parents[2] / "offline_profiles" / "jobs"
 MINIMAL = """
 [job]
@@ -33,7 +34,7 @@ num_inference_steps = 5
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny pipeline, saved as diffusers saves it."""
     folder = tmp_path_factory.mktemp("pipeline") / "tiny-wan"
-    SPEC.tiny().save_pretrained(folder)
+    wan.tiny().save_pretrained(folder)
     return folder
 
 
@@ -46,7 +47,7 @@ def job(source: Path) -> JobFile:
         dtype="float32",
         device="cpu",
         profile=profile,
-        inputs=SPEC.tiny_inputs,
+        inputs=tiny_inputs(),
         objective="lexicographic-minimax",
         power=4.0,
         presets={"fast": 3, "slow": 4},

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from dit_accel.errors import JobError
+from dit_accel.pipelines import wan
 from dit_accel.profiling import distributed
 from dit_accel.profiling.error_graph import ErrorGraph
 from dit_accel.profiling.job import profile
 from dit_accel.profiling.rollout import BatchRunner
 
-from .conftest import ARGUMENTS, PROMPTS, SPEC, Run, stamps
+from .conftest import ARGUMENTS, PROMPTS, Run, stamps
 
 
 def test_a_finished_job_measures_nothing(
@@ -69,7 +70,7 @@ def test_two_workers_give_the_same_graph(pipe: Any, tmp_path: Path, finished: tu
     torch.set_num_threads(1)  # as the workers; the number of threads may change the last bits
     try:
         alone = profile(pipe, PROMPTS, workdir=tmp_path / "alone", **ARGUMENTS)
-        with distributed.process_pool(SPEC.tiny, 2) as pool:
+        with distributed.process_pool(wan.tiny, 2) as pool:
             assert profile(pipe, PROMPTS, workdir=tmp_path / "pool", executor=pool, **ARGUMENTS) == alone
     finally:
         torch.set_num_threads(threads)

@@ -20,10 +20,10 @@ import torch
 torch.set_num_threads(1)
 from dit_accel import profile
 from dit_accel.profiling import job as job_module
-from dit_accel.registry import all_specs
+from dit_accel.pipelines import wan
 
 workdir, out, slow = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
-spec = all_specs()[0]
+inputs = {key: value for key, value in wan.tiny_inputs().items() if key != "prompt"}
 
 # Slowed down and logged from outside the product, so that kills fall everywhere and repeats would be seen.
 import time
@@ -37,9 +37,9 @@ def logged(self, task, errors):
 WorkDir.write = logged
 Path(out.with_suffix(".ready")).write_text("")
 graph = profile(
-    spec.tiny(), ["a red seven moving left on navy", "a blue one spinning on gray"],
+    wan.tiny(), ["a red seven moving left on navy", "a blue one spinning on gray"],
     num_inference_steps=8, max_segment=4, seeds=(0, 1), batch_size=2, workdir=workdir, progress=False,
-    **spec.tiny_inputs,
+    **inputs,
 )
 graph.save(out)
 """

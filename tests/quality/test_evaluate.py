@@ -17,10 +17,12 @@ from torch import Tensor
 
 from dit_accel.configs import LeMiCaConfig
 from dit_accel.errors import ConfigError, DitAccelError, MetricUnavailableError, UnknownPresetError
+from dit_accel.pipelines import wan
 from dit_accel.quality import QualityReport, evaluate, metrics
 from dit_accel.quality.report import mean_and_error
-from dit_accel.registry import all_specs
 from dit_accel.schedule import CacheSchedule
+
+from ..conftest import tiny_inputs
 
 
 @dataclass
@@ -202,11 +204,10 @@ def test_several_videos_a_call_and_a_still_clock_are_refused(lab: Lab) -> None:
 
 
 def test_on_the_tiny_pipeline() -> None:
-    (spec,) = [spec for spec in all_specs() if spec.family == "wan"]
-    pipe = spec.tiny()
+    pipe = wan.tiny()
     pipe.set_progress_bar_config(disable=True)
     plans = {"all": LeMiCaConfig(CacheSchedule(4, (0, 1, 2, 3))), "half": LeMiCaConfig(CacheSchedule(4, (0, 2)))}
-    inputs: dict[str, Any] = {**spec.tiny_inputs, "num_inference_steps": 4}
+    inputs: dict[str, Any] = {**tiny_inputs(), "num_inference_steps": 4}
     chosen = ("psnr", "psnr_moving")
     report = evaluate(pipe, plans, ["a red seven"], seeds=[0, 1], metrics=chosen, progress=False, **inputs)
     everything, half = report.rows
