@@ -160,9 +160,7 @@ def replace_tensors(output: Any, supply: Iterator[Tensor | None]) -> Any:
 
 def is_bypassed(block: nn.Module) -> bool:
     """Whether a guider (skip-layer guidance) has the block skipped in this very call: its forward is not reached."""
-    registry = vars(block).get(
-        "_diffusers_hook"
-    )
+    registry = vars(block).get("_diffusers_hook")
     return registry is not None and any(
         isinstance(hook, TransformerBlockSkipHook) and hook.dropout == 1.0 for hook in registry.hooks.values()
     )
