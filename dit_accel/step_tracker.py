@@ -81,7 +81,7 @@ class StepTracker:
         return self._call(key, context)
 
     def _take_grid(self, timesteps: Tensor | None) -> None:
-        if timesteps is self._timesteps:
+        if timesteps is self._timesteps is not None:
             return
         if timesteps is None:
             raise UnsupportedPipelineError(

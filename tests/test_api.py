@@ -88,10 +88,10 @@ def test_diffusers_own_cache_is_refused_until_it_is_disabled(pipe):
     enable_acceleration(pipe, LeMiCaConfig(FAST)).disable()
 
 
-@pytest.mark.parametrize("function", ["wrap_block", "observe_calls"])
+@pytest.mark.parametrize("function", ["wrap_forward", "observe_calls"])
 def test_a_failure_half_way_through_installing_unwinds_everything(pipe, monkeypatch, function):
     expected, before = run_tiny(pipe), attributes(pipe)
-    original, left = getattr(install, function), [2 if function == "wrap_block" else 0]
+    original, left = getattr(install, function), [2 if function == "wrap_forward" else 0]
 
     def fail(*args: Any) -> Any:
         if not left[0]:

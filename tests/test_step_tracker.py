@@ -55,7 +55,6 @@ def test_a_call_knows_the_grid():
     assert StepTracker(pipe).observe("transformer", {}).timesteps is pipe.scheduler.timesteps
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="None is taken for the grid that is known already")
 def test_without_a_grid_steps_cannot_be_told_apart():
     pipe = SimpleNamespace(scheduler=SimpleNamespace(step_index=0))
     with pytest.raises(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dit_accel._diffusers import wrap_block
+from dit_accel._diffusers import wrap_forward
 from dit_accel.cache.block_range import BlockRange
 from dit_accel.cache.executor import BlockRangeExecutor
 from dit_accel.cache.policies import CachePolicy, DBCachePolicy, SchedulePolicy
@@ -83,7 +84,7 @@ class Bench:
             policy, self.record, self.range, reuses_output=head is not None, peers=peers
         )
         for index, block in enumerate(blocks):
-            wrap_block(block, index, self.executor)
+            wrap_forward(block, functools.partial(self.executor.block_forward, index))
 
     def begin(self, step: int, branch: str = "cond", trajectory: int = 0) -> None:
         self.executor.begin(DenoiserCall(self.name, branch, step, self.num_steps, trajectory, self.times))

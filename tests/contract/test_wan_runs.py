@@ -1,4 +1,4 @@
-"""How runs end, what they keep meanwhile and what they share, on Wan only: nothing in it is of one family."""
+"""How runs end and what they keep meanwhile, on Wan only: nothing in it is of one family."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import weakref
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
-from dit_accel import disable_acceleration, enable_acceleration
-from dit_accel.cache.executor import BlockRangeExecutor
-from dit_accel.errors import AlreadyAcceleratedError, ScheduleMismatchError
+from dit_accel import enable_acceleration
+from dit_accel.errors import ScheduleMismatchError
 
-from .conftest import COMPUTE, NUM_STEPS, REUSE, BlockCalls, Lab, attributes, held
+from .conftest import NUM_STEPS, REUSE, BlockCalls, Lab, attributes, held
 from .settings import every_method
 
-OTHER_COMPUTE = (0, 1, 5)
 SIZES = ["same size", "another size"]
 
 
@@ -96,12 +93,13 @@ def test_disabling_after_an_error_in_a_block_frees_and_restores(wan, executors, 
 @every_method
 @pytest.mark.parametrize("inside", [0, 3])
 def test_disabling_in_the_middle_of_a_run_frees_and_restores(wan, executors, method, inside):
+    expected = wan.run()  # diffusers leaves a registry of its own at the first run
+    before = attributes(wan)
     acceleration = method.enable(wan)
-    before = attributes(wan.another())
     wan.run(callback_on_step_end=callback_that(lambda _: acceleration.disable(), inside))
     assert held(executors) == []
-    assert attributes(wan) == before | {"": attributes(wan)[""]}  # a run gives the pipeline itself a few attributes
-    assert wan.run().equal(wan.full)
+    assert attributes(wan) == before
+    assert wan.run().equal(expected)
 
 
 @pytest.mark.parametrize("steps", [NUM_STEPS - 1, NUM_STEPS + 1])
@@ -189,143 +187,3 @@ def test_computing_every_step_keeps_nothing(wan):
     with wan.enable_all_compute() as acceleration:
         wan.run()
         assert acceleration.stats.cache_bytes_peak == 0
-
-
-# Other calls
-
-
-@every_method
-def test_a_call_without_guidance_has_one_branch_and_half_the_bytes(wan, method):
-    with method.enable(wan) as acceleration:
-        wan.run()
-        guided = acceleration.stats
-        wan.run(guidance_scale=1.0)
-        unguided = acceleration.stats
-    assert set(guided.computed_steps["transformer"]) == {"cond", "uncond"}
-    assert set(unguided.computed_steps["transformer"]) == {"cond"}
-    assert 2 * unguided.cache_bytes_peak == guided.cache_bytes_peak
-
-
-@every_method
-def test_sizes_one_after_the_other_are_as_each_alone(wan, method):
-    alone = []
-    for changes in ({}, wan.larger):
-        fresh = wan.another()
-        with method.enable(fresh):
-            alone.append(fresh.run(**changes))
-    assert alone[0].shape != alone[1].shape
-    with method.enable(wan):
-        for size in (1, 0, 1):
-            assert wan.run(**(wan.larger if size else {})).equal(alone[size])
-
-
-@every_method
-def test_the_prompts_of_a_batch_are_reused_each_for_itself(wan, method):
-    prompts = ["a red seven moving left on navy", "a cyan one spinning on black"]
-    with method.enable(wan) as acceleration:
-        latents = wan.run(prompt=prompts)
-        wan.assert_follows(acceleration, method.compute)
-    with wan.enable():
-        assert latents.shape[0] == 2 and not latents[0].equal(latents[1])
-
-
-def test_the_video_itself_is_decoded(wan):
-    """Past the latents the rest of the pipeline works as ever."""
-    plain = wan.run(output_type="np")
-    with wan.enable_all_compute():
-        assert wan.run(output_type="np").equal(plain)
-    with wan.enable():
-        reused = wan.run(output_type="np")
-    assert reused.shape == plain.shape and reused.isfinite().all()
-    assert not reused.equal(plain)
-
-
-@every_method
-def test_stats_add_up_to_the_steps(wan, method):
-    with method.enable(wan) as acceleration:
-        assert acceleration.stats.num_steps == 0
-        wan.run()
-        stats = acceleration.stats
-    for branch in ("cond", "uncond"):
-        steps = stats.computed_steps["transformer"][branch] + stats.reused_steps["transformer"][branch]
-        assert sorted(steps) == list(range(NUM_STEPS))
-    assert 0 < stats.denoise_seconds < 60
-
-
-# Pipelines that share a denoiser, or only a class
-
-
-def test_disable_by_the_pipeline_is_the_same(wan):
-    expected, before = wan.run(), attributes(wan)
-    wan.enable()
-    disable_acceleration(wan.pipe)
-    disable_acceleration(wan.pipe)
-    assert attributes(wan) == before
-    assert wan.run().equal(expected)
-
-
-@every_method
-def test_a_pipeline_that_shares_the_denoiser_is_refused_until_it_is_free(wan, method):
-    sharing = Lab(wan.spec, wan.name, type(wan.pipe)(**wan.pipe.components))
-    assert sharing.calls
-    with method.enable(wan) as acceleration, pytest.raises(AlreadyAcceleratedError, match="already accelerated"):
-        sharing.enable()
-    assert acceleration.stats.num_steps == 0
-    sharing.enable().disable()
-
-
-def test_a_pipeline_that_shares_an_accelerated_denoiser_makes_no_difference_to_its_owner(wan):
-    sharing = Lab(wan.spec, wan.name, type(wan.pipe)(**wan.pipe.components))
-    sharing.pipe.set_progress_bar_config(disable=True)
-    with wan.enable() as acceleration:
-        expected = wan.run()
-        disable_acceleration(sharing.pipe)
-        assert wan.run().equal(wan.full), "either may take it off"
-        assert acceleration.stats.num_steps == NUM_STEPS
-    assert not expected.equal(wan.full)
-
-
-@pytest.mark.parametrize("first_out", [0, 1])
-def test_two_pipelines_of_one_class_do_not_interact(wan, first_out):
-    labs, schedules = (wan, wan.another()), (COMPUTE, OTHER_COMPUTE)
-    alone = []
-    for one, schedule in zip(labs, schedules, strict=True):
-        with one.enable(schedule):
-            alone.append(one.run())
-    assert not alone[0].equal(alone[1])
-    handles = [one.enable(schedule) for one, schedule in zip(labs, schedules, strict=True)]
-    for _ in range(2):
-        for one, expected, handle, schedule in zip(labs, alone, handles, schedules, strict=True):
-            assert one.run().equal(expected)
-            one.assert_follows(handle, schedule)
-    handles[first_out].disable()
-    assert labs[first_out].run().equal(wan.full)
-    assert labs[1 - first_out].run().equal(alone[1 - first_out])
-    handles[1 - first_out].disable()
-    assert labs[1 - first_out].run().equal(wan.full)
-
-
-def test_training_through_an_accelerated_denoiser_has_its_gradients(wan):
-    """A graph through a reused residual would be silently wrong."""
-    given: dict[str, Any] = {}
-    transformer = wan.pipe.transformer
-    handle = transformer.register_forward_pre_hook(
-        lambda _, args, kwargs: given.setdefault("call", (args, kwargs)) and None, with_kwargs=True
-    )
-    wan.run()
-    handle.remove()
-    args, kwargs = given["call"]
-    weight = transformer.blocks[0].attn1.to_q.weight
-
-    def gradient() -> Tensor:
-        transformer.zero_grad()
-        transformer(*args, **kwargs)[0].square().sum().backward()
-        return weight.grad.clone()
-
-    expected = gradient()
-    with wan.enable((0,)):
-        wan.run(callback_on_step_end=callback_that(lambda pipe: setattr(pipe, "_interrupt", True), 1))
-        with torch.enable_grad():
-            assert gradient().equal(expected)
-    transformer.zero_grad()
-    assert BlockRangeExecutor.__name__  # the executor is of no concern here
