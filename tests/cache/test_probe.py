@@ -134,8 +134,9 @@ def test_bytes_are_those_of_the_anchors_until_they_are_cleared():
 
 def test_a_cleared_branch_is_no_part_of_the_distance():
     probe = anchored(cond=values(2), uncond=values(8))
-    probe.clear("uncond")
     probe.measure("cond", values(3), is_first=True)
+    probe.measure("uncond", values(24), is_first=False)
+    probe.clear("uncond")
     assert float(probe.distance()) == 0.5
     probe.clear()
     assert probe.distance() is None
