@@ -160,7 +160,7 @@ def replace_tensors(output: Any, supply: Iterator[Tensor | None]) -> Any:
 
 def is_bypassed(block: nn.Module) -> bool:
     """Whether a guider (skip-layer guidance) has the block skipped in this very call: its forward is not reached."""
-    registry = vars(block).get("_diffusers_hook")
+    registry = vars(unwrap_module(block)).get("_diffusers_hook")
     return registry is not None and any(
         isinstance(hook, TransformerBlockSkipHook) and hook.dropout == 1.0 for hook in registry.hooks.values()
     )
@@ -169,7 +169,12 @@ def is_bypassed(block: nn.Module) -> bool:
 def find_blocks(name: str, denoiser: nn.Module, spec: BlockSpec) -> list[nn.Module]:
     """The denoiser's blocks in execution order."""
     lists = [list(_attribute(denoiser, path, ())) for path in spec.lists]
-    if spec.is_interleaved and len({len(blocks) for blocks in lists}) == 1:
+    if spec.is_interleaved and len({len(blocks) for blocks in lists}) > 1:
+        raise UnsupportedPipelineError(
+            f"{name} ({type(denoiser).__name__}) has {', '.join(str(len(blocks)) for blocks in lists)} blocks under "
+            f"{', '.join(spec.lists)}; lists that take turns must be equally long."
+        )
+    if spec.is_interleaved:
         lists = [list(turn) for turn in zip(*lists, strict=True)]
     blocks = [block for group in lists for block in group]
     if not blocks:

@@ -121,8 +121,10 @@ class StepTracker:
             index = _position_in(self._timesteps, candidate)
             if index is not None:
                 return index, (float(index),)
-        given = timestep if isinstance(timestep, Tensor) else current
+        given = current if timestep is None else timestep
         stamp = tuple(given.detach().double().flatten().tolist()) if isinstance(given, Tensor) else ()
+        if isinstance(given, (int, float)):
+            stamp = (float(given),)
         if not self._grid and self._timesteps is not None:
             self._grid = self._timesteps.double().flatten().tolist()
         # Image-to-video sets the timestep of given frames to 0: the largest is that of the step.

@@ -48,6 +48,7 @@ class BlockRangeExecutor:
         self._policy, self._record, self._range, self._reuses_output = policy, record, block_range, reuses_output
         self._probe = Probe()
         self._states: dict[str, BranchState] = {}
+        self._ran: set[str] = set()  # branches, in this step
         self._trajectory = self._step = self._decided_step = self._computed_step = -1
         self._is_compute = True
         self._held_bytes = 0
@@ -71,7 +72,10 @@ class BlockRangeExecutor:
             self._decided_step = self._computed_step = -1
             if self._policy.num_values > 1 and call.timesteps is not None:
                 self._times = call.timesteps.tolist()  # once a trajectory
+        if call.step != self._step or call.trajectory != self._trajectory:
+            self._start_step()
         self._trajectory, self._step = call.trajectory, call.step
+        self._ran.add(call.branch)
         self._record.begin(call)
         self._record.watch.start()
         state = self._states.get(call.branch)
@@ -89,7 +93,8 @@ class BlockRangeExecutor:
             return None
         replaced = None
         if self._reuses_output and state.is_reuse:
-            replaced = replace_tensors(output, iter(state.value or ()))
+            # A copy, because the pipeline may go on in place.
+            replaced = replace_tensors(output, iter([None if t is None else t.clone() for t in state.value or ()]))
         elif self._reuses_output and state.is_kept:
             self._keep(call, tuple(tensor.clone() for tensor in output_tensors(output)))
         self._record.count(call, is_reuse=state.is_reuse)
@@ -104,6 +109,15 @@ class BlockRangeExecutor:
             self._account()
         self._call = None
         return replaced
+
+    def _start_step(self) -> None:
+        """Forget branches that did not run in the step before: a guider may have stopped using one."""
+        for branch in self._states.keys() - self._ran:
+            del self._states[branch]
+            self._probe.clear(branch)
+        self._probe.start_step()
+        self._ran.clear()
+        self._account()
 
     def release(self) -> None:
         """Forget the trajectory and free all buffers."""

@@ -34,7 +34,8 @@ class Probe:
         if is_first:
             self._first = None if change is None else (branch, change)
         elif self._first is not None and change is not None:
-            self._ratios[branch] = change / self._first[1]
+            first = self._first[1]
+            self._ratios[branch] = torch.where(first > 0, change / first, self._ratio(branch))  # 0 / 0 says nothing
 
     def distance(self) -> Tensor | None:
         """The pooled distance (a scalar on the device), or None if the first branch has nothing to compare with."""
@@ -46,8 +47,18 @@ class Probe:
             if branch == first:
                 continue
             norm = norm + other
-            total = total + change * self._ratios.get(branch, other / self._norms[first])
+            total = total + change * self._ratio(branch)
         return total / norm
+
+    def start_step(self) -> None:
+        """A step begins: what was measured in the one before is no answer for it."""
+        self._first = None
+
+    def _ratio(self, branch: str) -> Tensor:
+        """The branch's change over the first one's, as last measured; before that, that of their norms."""
+        assert self._first is not None
+        measured = self._ratios.get(branch)
+        return self._norms[branch] / self._norms[self._first[0]] if measured is None else measured
 
     def anchor(self, branch: str, residual: Tensor) -> None:
         """The step is computed: later steps are compared with this residual."""
@@ -57,8 +68,8 @@ class Probe:
     def clear(self, branch: str | None = None) -> None:
         """Forget one branch, or all, and free their residuals."""
         if branch is not None:
-            self._anchors.pop(branch, None)
-            self._norms.pop(branch, None)
+            for kept in (self._anchors, self._norms, self._ratios):
+                kept.pop(branch, None)
             return
         for kept in (self._anchors, self._norms, self._ratios):
             kept.clear()

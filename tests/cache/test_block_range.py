@@ -117,7 +117,6 @@ def test_blocks_that_a_guider_skips_are_cut_off_the_edges_of_the_range(skipped, 
     assert (found.first, found.last) == (1, 4)
 
 
-@pytest.mark.xfail(reason="hooks of a compiled block are on the module inside of it")
 def test_a_compiled_block_that_a_guider_skips_is_cut_off():
     blocks = [Add(k) for k in range(3)]
     found = range_of(TwoLists([torch.compile(block, backend="eager") for block in blocks], []))

@@ -109,8 +109,10 @@ def test_an_aborted_run_of_the_second_denoiser_does_not_spoil_the_next_runs_byte
     assert high.record.cache_bytes_peak == 2 * 2 * 4  # both at the hand-over, of 2 float32 each
 
 
-@pytest.mark.xfail(reason="only a branch's own calls free what it holds")
-@pytest.mark.parametrize("last", [1, 2])
+UNTOLD = pytest.mark.xfail(reason="nothing tells that it is not still to come in the last step")
+
+
+@pytest.mark.parametrize("last", [0, 1, pytest.param(2, marks=UNTOLD)])
 def test_a_branch_that_ends_before_the_others_holds_nothing_at_the_end(last):
     """Guidance may stop early; its residual would be held through the VAE and until the next call."""
     bench = Bench([Add(10)], compute=(0,))
