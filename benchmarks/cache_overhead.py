@@ -207,7 +207,7 @@ def main() -> None:
     """Time every loop and print a row each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--tokens", type=int, nargs="+", default=[324, 1296], help="9 times a square; the demo model has 324"
+        "--tokens", type=int, nargs="+", default=[81, 324], help="9 times a square; the demo model has 324"
     )
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--out", type=Path)
