@@ -158,6 +158,14 @@ def replace_tensors(output: Any, supply: Iterator[Tensor | None]) -> Any:
     return output
 
 
+def rank_sum(denoiser: nn.Module, values: Tensor) -> Tensor:
+    """``values`` added up over the ranks among which context parallelism divides the denoiser's sequence now."""
+    config = getattr(getattr(denoiser, "_parallel_config", None), "context_parallel_config", None)
+    if config is not None:
+        torch.distributed.all_reduce(values, group=config._flattened_mesh.get_group())
+    return values
+
+
 def is_bypassed(block: nn.Module) -> bool:
     """Whether a guider (skip-layer guidance) has the block skipped in this very call: its forward is not reached."""
     registry = vars(unwrap_module(block)).get("_diffusers_hook")

@@ -11,6 +11,8 @@ The first branch that reaches the range in a step decides, for all branches of t
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,6 +35,7 @@ class BlockRangeExecutor:
         record: where stats go; shared by the denoisers of a pipeline.
         block_range: the blocks and the cached ones among them.
         reuses_output: keep the denoiser's output instead of the residual; at a reuse step it is returned as it was.
+        rank_sum: adds the probe's two sums up over the ranks that hold parts of the sequence.
         peers: the executors of the pipeline's denoisers; this one adds itself.
     """
 
@@ -43,10 +46,11 @@ class BlockRangeExecutor:
         block_range: BlockRange,
         *,
         reuses_output: bool = False,
+        rank_sum: Callable[[Tensor], Tensor] = lambda sums: sums,
         peers: list[BlockRangeExecutor] | None = None,
     ) -> None:
         self._policy, self._record, self._range, self._reuses_output = policy, record, block_range, reuses_output
-        self._probe = Probe()
+        self._probe, self._rank_sum = Probe(), rank_sum
         self._states: dict[str, BranchState] = {}
         self._ran: set[str] = set()  # branches, in this step
         self._trajectory = self._step = self._decided_step = self._computed_step = -1
@@ -204,8 +208,12 @@ class BlockRangeExecutor:
     def _distance(self) -> float:
         """The probe's distance at this step. The one synchronisation with the device, once a step."""
         assert self._call is not None
-        distance = self._probe.distance()
-        value = float("nan") if distance is None else float(distance)
+        sums = self._probe.sums()
+        if sums is None:  # all ranks have to meet, also one that has nothing to say
+            entry = self._state.entry or ()
+            sums = torch.full((2,), math.nan, device=next((t.device for t in entry if t is not None), None))
+        change, norm = self._rank_sum(sums)
+        value = float(change / norm)
         self._record.note_distance(self._call, value)
         return value
 

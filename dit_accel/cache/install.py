@@ -6,7 +6,7 @@ import functools
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from .._diffusers import denoisers_of, observe_calls, wrap_forward
+from .._diffusers import denoisers_of, observe_calls, rank_sum, wrap_forward
 from ..configs import DBCacheConfig, LeMiCaConfig
 from ..specs import PipelineSpec
 from ..step_tracker import StepTracker
@@ -52,7 +52,14 @@ def install_policy(
         block_range = BlockRange.of(
             name, denoiser, spec.denoisers[name], probe_blocks=probe_blocks, corrector_blocks=corrector_blocks
         )
-        executor = BlockRangeExecutor(policy, record, block_range, reuses_output=reuses_output, peers=executors)
+        executor = BlockRangeExecutor(
+            policy,
+            record,
+            block_range,
+            reuses_output=reuses_output,
+            rank_sum=functools.partial(rank_sum, denoiser),
+            peers=executors,
+        )
         undo.callback(executor.release)
         for index, block in enumerate(block_range.blocks):
             undo.callback(wrap_forward(block, functools.partial(executor.block_forward, index)))

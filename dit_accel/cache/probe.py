@@ -37,8 +37,8 @@ class Probe:
             first = self._first[1]
             self._ratios[branch] = torch.where(first > 0, change / first, self._ratio(branch))  # 0 / 0 says nothing
 
-    def distance(self) -> Tensor | None:
-        """The pooled distance (a scalar on the device), or None if the first branch has nothing to compare with."""
+    def sums(self) -> Tensor | None:
+        """Σ n_b and Σ m_b (two values on the device), or None if the first branch has nothing to compare with."""
         if self._first is None:
             return None
         first, change = self._first
@@ -48,7 +48,7 @@ class Probe:
                 continue
             norm = norm + other
             total = total + change * self._ratio(branch)
-        return total / norm
+        return torch.stack((total, norm))
 
     def start_step(self) -> None:
         """A step begins: what was measured in the one before is no answer for it."""
