@@ -64,7 +64,8 @@ class DBCacheConfig:
             Compute the last step, whose error nothing later can mend.
         forecast (`"hold"`, `"taylor1"`, `"taylor2"`):
             How the residual is carried to a reused step: as it was, or by the Taylor polynomial of that order through
-            the last computed steps, in model time (the scheduler's timesteps). Each order keeps one more residual.
+            the last computed steps, in model time (the log signal-to-noise ratio). Each order keeps one more
+            residual.
         compute_steps (`None`, sequence of `int`, schedule name, `Path` or `CacheSchedule`):
             Steps that are computed whatever the probe says; between them it may still ask for more.
 
@@ -144,7 +145,7 @@ class LeMiCaConfig:
             smaller to keep and, on the models tried, much further from the full run.
         forecast (`"hold"`, `"taylor1"`, `"taylor2"`):
             How it is carried to a reuse step: as it was, or by the Taylor polynomial of that order through the last
-            compute steps, in model time (the scheduler's timesteps). Each order keeps one more.
+            compute steps, in model time (the log signal-to-noise ratio). Each order keeps one more.
 
     Raises:
         ConfigError: a value outside those listed.

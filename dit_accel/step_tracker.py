@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from .errors import UnsupportedPipelineError
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 _NEAR = 1e-5  # relative: the same float32 number, whatever was done to it
+_EDGE = 1e-3  # a step of training; at pure noise, and at none, the ratio's logarithm has no end
 Stamp = tuple[float, ...]
 
 
@@ -21,7 +24,7 @@ Stamp = tuple[float, ...]
 class DenoiserCall:
     """One forward of a denoiser: which, for which CFG branch, at which step of which trajectory.
 
-    ``timesteps`` is the scheduler's grid: the model time of every step, in the scheduler's unit.
+    ``times`` gives the model time of every step, see `model_times`.
     """
 
     denoiser: str
@@ -29,7 +32,7 @@ class DenoiserCall:
     step: int
     num_steps: int
     trajectory: int
-    timesteps: Tensor | None = field(default=None, compare=False, repr=False)
+    times: Callable[[], list[float]] | None = field(default=None, compare=False, repr=False)
 
 
 class StepTracker:
@@ -105,7 +108,11 @@ class StepTracker:
         denoiser, name = key
         branch = f"call{repeat}" if name is None else name if repeat == 0 else f"{name}#{repeat}"
         num_steps = context.get("num_inference_steps") or self._num_steps()
-        return DenoiserCall(denoiser, branch, self._step, num_steps, self._trajectory, self._timesteps)
+        return DenoiserCall(denoiser, branch, self._step, num_steps, self._trajectory, self._times)
+
+    def _times(self) -> list[float]:
+        assert self._timesteps is not None
+        return model_times(self._pipe.scheduler, self._timesteps)
 
     def _num_steps(self) -> int:
         """Steps of the grid. One that is as long as the sigmas has their terminal zero, at which nothing runs."""
@@ -133,6 +140,22 @@ class StepTracker:
         if index is None and self._step < 0 and hasattr(scheduler, "step_index"):  # None until its first step
             index = getattr(scheduler, "begin_index", None) or 0
         return index, stamp or None
+
+
+def model_times(scheduler: Any, timesteps: Tensor) -> list[float]:
+    """The log signal-to-noise ratio of every step: the time in which residuals move most nearly on a straight line.
+
+    log((1 − σ) / σ) under flow matching, whose sigmas end at 1; −log σ of larger sigmas; of ``alphas_cumprod`` where a
+    scheduler has no sigmas; the bare timesteps where it has neither. One read from the device.
+    """
+    sigmas, alphas = getattr(scheduler, "sigmas", None), getattr(scheduler, "alphas_cumprod", None)
+    if sigmas is not None and len(sigmas) >= len(timesteps):
+        sigma = torch.as_tensor(sigmas)[: len(timesteps)].detach().cpu().double()
+        is_flow = float(sigma.max()) <= 1
+        return (torch.logit(1 - sigma, eps=_EDGE) if is_flow else -sigma.clamp(min=_EDGE).log()).tolist()
+    if alphas is not None:
+        return (torch.logit(alphas[timesteps.detach().cpu().long()].double(), eps=_EDGE) / 2).tolist()
+    return timesteps.double().tolist()
 
 
 def _position_in(grid: Tensor | None, timestep: object) -> int | None:

@@ -148,7 +148,7 @@ WAN = register_pipeline(
             Variant(
                 name="digits-wan",
                 denoiser_config={"num_layers": 12, "num_attention_heads": 4, "attention_head_dim": 32, "text_dim": 64},
-                # Chosen on prompts that no report uses. On this model a first-order forecast is worth 4 to 10 dB.
+                # Chosen on prompts that no report uses. A first-order forecast suits this model.
                 presets={
                     **lemica_presets("digits-wan"),
                     **dbcache_presets(slow=0.06, medium=0.08, fast=0.10, forecast="taylor1"),

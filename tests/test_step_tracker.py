@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dit_accel.errors import UnsupportedPipelineError
-from dit_accel.step_tracker import DenoiserCall, StepTracker
+from dit_accel.step_tracker import DenoiserCall, StepTracker, model_times
 
 NUM_STEPS = 6
 GRID = (1000.0, 950.0, 800.0, 500.0, 250.0, 100.0)
@@ -50,9 +51,30 @@ def test_else_the_schedulers_step_counts():
     assert tracker.observe("transformer", {}, far) == DenoiserCall("transformer", "call0", 4, NUM_STEPS, 0)
 
 
-def test_a_call_knows_the_grid():
+def test_a_call_knows_the_model_times_of_the_grid():
     pipe = fake_pipe(step_index=0)
-    assert StepTracker(pipe).observe("transformer", {}).timesteps is pipe.scheduler.timesteps
+    times = StepTracker(pipe).observe("transformer", {}).times
+    assert times() == pipe.scheduler.timesteps.tolist()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "expected"),
+    [
+        ({"sigmas": [0.75, 0.5, 0.25, 0.0]}, [-math.log(3), 0, math.log(3)]),  # flow matching
+        ({"sigmas": [math.e, 1.0, 1 / math.e, 0.0]}, [-1, 0, 1]),  # variance exploding
+        ({"alphas_cumprod": torch.tensor([0.8, 0.5, 0.2])}, [-math.log(2), 0, math.log(2)]),  # DDIM
+        ({}, [2, 1, 0]),
+    ],
+)
+def test_model_time_is_the_log_signal_to_noise_ratio(scheduler, expected):
+    found = model_times(SimpleNamespace(**scheduler), torch.tensor([2, 1, 0]))
+    assert found == pytest.approx(expected)
+
+
+def test_model_time_is_finite_at_pure_noise_and_at_none():
+    for sigmas in ([1.0, 0.5, 0.0, 0.0], [80.0, 1.0, 0.0, 0.0]):
+        found = model_times(SimpleNamespace(sigmas=sigmas), torch.tensor([999, 500, 0]))
+        assert all(map(math.isfinite, found)) and found == sorted(found)
 
 
 def test_without_a_grid_steps_cannot_be_told_apart():

@@ -74,8 +74,8 @@ class BlockRangeExecutor:
         if call.trajectory != self._trajectory:
             self._policy.check(call)
             self._decided_step = self._computed_step = -1
-            if self._policy.num_values > 1 and call.timesteps is not None:
-                self._times = call.timesteps.tolist()  # once a trajectory
+            if self._policy.num_values > 1 and call.times is not None:
+                self._times = call.times()  # once a trajectory
         if call.step != self._step or call.trajectory != self._trajectory:
             self._start_step()
         self._trajectory, self._step = call.trajectory, call.step

@@ -1,7 +1,8 @@
 """How kept values are carried to a reuse step: weights of the last compute steps' values, a polynomial in model time.
 
-The unit is the scheduler's timestep (proportional to sigma under flow matching) and not the step index: grids are
-uneven, and it is model time in which a residual moves smoothly.
+The unit is the log signal-to-noise ratio (`dit_accel.step_tracker.model_times`) and not the step index: grids are
+uneven, and it is model time in which a residual moves smoothly. On the demo model it beat both the
+step index and sigma itself.
 """
 
 from __future__ import annotations

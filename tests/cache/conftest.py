@@ -87,7 +87,11 @@ class Bench:
             wrap_forward(block, functools.partial(self.executor.block_forward, index))
 
     def begin(self, step: int, branch: str = "cond", trajectory: int = 0) -> None:
-        self.executor.begin(DenoiserCall(self.name, branch, step, self.num_steps, trajectory, self.times))
+        self.executor.begin(
+            DenoiserCall(
+                self.name, branch, step, self.num_steps, trajectory, None if self.times is None else self.times.tolist
+            )
+        )
 
     def step(self, step: int, value: float | Tensor, branch: str = "cond", trajectory: int = 0) -> Any:
         """One forward: every block once, hidden states by position."""

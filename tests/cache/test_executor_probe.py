@@ -269,7 +269,7 @@ def test_a_run_that_raised_in_the_middle_does_not_decide_for_the_next(bench):
     with torch.no_grad():
         bench.begin(1)
         bench.blocks[0](torch.ones(1, 2))  # and then the model raised
-    bench.executor.begin(DenoiserCall("transformer", "cond", 0, 8, 1, bench.times))
+    bench.executor.begin(DenoiserCall("transformer", "cond", 0, 8, 1))
     with torch.no_grad():
         assert equals(bench.forward(torch.ones(1, 2)), 329)
     assert bench.stats == ({"cond": [0]}, {})
