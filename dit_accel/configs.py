@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from .schedule import CacheSchedule, is_number, quoted
 
 Forecast = Literal["hold", "taylor1", "taylor2"]
 Reuse = Literal["residual", "output"]
+Backend = Literal["auto", "reference", "torch"]
 
 
 def require_choice(owner: str, name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -29,6 +31,13 @@ def require_int(owner: str, name: str, value: object, at_least: int, *, is_optio
     if type(value) is not int or value < at_least:
         or_none = " or None" if is_optional else ""
         raise ConfigError(f"{owner}: {name} must be an integer of at least {at_least}{or_none}, got {quoted(value)}.")
+
+
+def require_number(owner: str, name: str, value: object, low: float, high: float) -> None:
+    """Raise `ConfigError` unless ``value`` is a finite number in [low, high]."""
+    if not is_number(value) or not low <= float(value) <= high:  # type: ignore[arg-type]  # it is a number
+        allowed = f"of at least {low}" if high == math.inf else f"in [{low}, {high}]"
+        raise ConfigError(f"{owner}: {name} must be a finite number {allowed}, got {quoted(value)}.")
 
 
 def require_bool(owner: str, name: str, value: object) -> None:
@@ -168,6 +177,90 @@ class LeMiCaConfig:
     def cache_schedule(self) -> CacheSchedule:
         """The schedule, loaded and validated."""
         return self._resolved
+
+
+@dataclass(frozen=True, slots=True)
+class SVG2Config:
+    """Attend to the clusters of tokens that matter, and to one stand-in for each of the others.
+
+    K-means puts similar queries, and similar keys, of a head into clusters. Centroids tell how much attention each
+    pair of clusters has; the pairs that hold ``top_p`` of it are computed, and each dropped cluster of keys is
+    represented by a pseudo-token with its mean key and mean value. A few exact rows of every head give the error.
+
+    Args:
+        top_p (`float` in [0, 1]):
+            Share of a query cluster's estimated attention that is computed. Higher: closer to dense, slower; 1 keeps
+            every cluster. Paper: p.
+        num_q_centroids, num_k_centroids (`int`, at least 1, or `"auto"`):
+            Clusters of queries and of keys a head. ``"auto"``: one for 256 queries, one for 64 keys. More: a finer
+            choice of pairs, more time for k-means. Paper: C_q, C_k.
+        kmeans_iters_init (`int`, at least 1):
+            Lloyd iterations of the first fit, on a sample of the tokens. More: better clusters at the first step.
+        kmeans_iters_step (`int`, at least 0):
+            Iterations from the last centroids, whenever clusters are refreshed; 0 only assigns tokens anew.
+        min_kept_ratio (`float` in [0, 1]):
+            Share of all keys that is kept at least, counted in tokens. Higher: closer to dense, slower.
+        compensate (`bool`):
+            Have pseudo-tokens stand for dropped clusters, in the heads in which that lowers the sampled error. Off:
+            dropped clusters are left out of the softmax, as in the paper.
+        dense_steps (`float` in [0, 1]):
+            Share of the steps, the first ones, with dense attention. Higher: closer to dense, slower.
+        dense_layers (`float` in [0, 1]):
+            Share of the layers, the first ones, with dense attention.
+        refresh_every (`int`, at least 1):
+            Computed steps for which a clustering and its selection serve. More: less time for k-means, and an older
+            selection.
+        max_drift (`float`, at least 0):
+            Refresh early once the sampled error has grown by this share since the last refresh. Higher: fewer
+            refreshes. Only matters with ``refresh_every`` above 1.
+        max_error (`float`, at least 0, or `None`):
+            Heads whose sampled relative output error is above it are computed in full. Lower: closer, slower.
+        probe_rows (`int`, at least 0):
+            Queries a head that are computed exactly, for the error in the stats. More: a steadier estimate. 0: no
+            estimate, and compensation in every head.
+        min_tokens (`int`, at least 0, or `"auto"`):
+            Shorter sequences are computed dense. ``"auto"``: where the backend was measured to break even.
+        backend (`"auto"`, `"reference"`, `"torch"`):
+            What computes it. ``"auto"`` takes the fastest that loads; any other loads or raises.
+
+    Raises:
+        ConfigError: a value of the wrong type or outside its range, or ``max_error`` without ``probe_rows``.
+
+    Paper: Sparse VideoGen2 (arXiv 2505.18875).
+    """
+
+    top_p: float = 0.9
+    num_q_centroids: int | Literal["auto"] = "auto"
+    num_k_centroids: int | Literal["auto"] = "auto"
+    kmeans_iters_init: int = 8
+    kmeans_iters_step: int = 1
+    min_kept_ratio: float = 0.1
+    compensate: bool = True
+    dense_steps: float = 0.2
+    dense_layers: float = 0.03
+    refresh_every: int = 1
+    max_drift: float = 0.5
+    max_error: float | None = None
+    probe_rows: int = 64
+    min_tokens: int | Literal["auto"] = "auto"
+    backend: Backend = "auto"
+
+    def __post_init__(self) -> None:
+        owner = "SVG2Config"
+        for name in ("top_p", "min_kept_ratio", "dense_steps", "dense_layers"):
+            require_number(owner, name, getattr(self, name), 0, 1)
+        for name, low in (("num_q_centroids", 1), ("num_k_centroids", 1), ("min_tokens", 0)):
+            if getattr(self, name) != "auto":
+                require_int(owner, name, getattr(self, name), low)
+        for name, low in (("kmeans_iters_init", 1), ("kmeans_iters_step", 0), ("refresh_every", 1), ("probe_rows", 0)):
+            require_int(owner, name, getattr(self, name), low)
+        require_number(owner, "max_drift", self.max_drift, 0, math.inf)
+        require_bool(owner, "compensate", self.compensate)
+        require_choice(owner, "backend", self.backend, get_args(Backend))
+        if self.max_error is not None:
+            require_number(owner, "max_error", self.max_error, 0, math.inf)
+            if self.probe_rows == 0:
+                raise ConfigError(f"{owner}: max_error={self.max_error} needs probe_rows of at least 1, got 0.")
 
 
 Config = DBCacheConfig | LeMiCaConfig

@@ -49,6 +49,10 @@ class MissingPackageError(DitAccelError):
     """An optional package that this needs is not installed."""
 
 
+class BackendUnavailableError(DitAccelError):
+    """A backend of sparse attention cannot run on this machine, or not on this input."""
+
+
 class MetricUnavailableError(DitAccelError):
     """A quality metric lacks its package or its weights."""
 

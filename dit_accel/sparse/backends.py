@@ -1,0 +1,93 @@
+"""One registry for the engines that run sparse attention. ``"auto"`` picks what loads; a named one loads or raises."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import BackendUnavailableError, ConfigError, did_you_mean
+from .clusters import Clusters, Selection
+from .kmeans import nearest_centroids
+
+
+class Backend(Protocol):
+    """What an engine does. Tensors are [B, S, H, D], of any strides."""
+
+    min_tokens: int
+    """Sequences shorter than this are faster dense; see ``benchmarks/``."""
+
+    def assign(self, tokens: Tensor, centroids: Tensor) -> Tensor:
+        """[B, H, S] int32, the nearest of ``centroids`` [B, H, C, D] float32 for each token (the lowest of equals)."""
+
+    def group(self, labels: Tensor, num_clusters: int) -> Clusters:
+        """Sort tokens by label."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, selection: Selection, scale: float) -> Tensor:
+        """Attention under ``selection`` in the dtype of ``query``, contiguous; a query that keeps nothing gives 0."""
+
+
+class TorchOps:
+    """Assignment and grouping in plain torch, for the backends that have no kernel of their own for them."""
+
+    def assign(self, tokens: Tensor, centroids: Tensor) -> Tensor:
+        """See `Backend.assign`."""
+        return nearest_centroids(tokens, centroids)
+
+    def group(self, labels: Tensor, num_clusters: int) -> Clusters:
+        """See `Backend.group`."""
+        return Clusters.of(labels, num_clusters)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Where a backend is: ``load(device)`` of the module returns it, or raises `BackendUnavailableError`."""
+
+    module: str
+    devices: tuple[str, ...]
+
+
+_ENTRIES = {
+    "torch": _Entry(".torch_backend", ("cpu", "cuda")),
+    "reference": _Entry(".reference_backend", ("cpu", "cuda")),
+}
+_AUTO = ("torch",)  # the fastest first
+
+
+def load_backend(name: str, device: torch.device) -> Backend:
+    """The backend ``name`` for tensors on ``device``.
+
+    Raises:
+        ConfigError: there is no backend of this name.
+        BackendUnavailableError: it cannot run here; the message says why.
+    """
+    if name == "auto":
+        name = next((fast for fast in _AUTO if _why_not(fast, device) is None), _AUTO[-1])
+    if name not in _ENTRIES:
+        raise ConfigError(
+            f"There is no backend {name!r}. Backends: auto, {', '.join(_ENTRIES)}.{did_you_mean(name, _ENTRIES)}"
+        )
+    entry = _ENTRIES[name]
+    if device.type not in entry.devices:
+        raise BackendUnavailableError(
+            f"The backend {name!r} runs on {' and '.join(entry.devices)}, these tensors are on {device.type}. "
+            'Use backend="auto".'
+        )
+    backend: Backend = importlib.import_module(entry.module, __package__).load(device)
+    return backend
+
+
+def backend_report(device: torch.device) -> dict[str, str]:
+    """Every backend -> ``"ok"``, or why it cannot run on ``device``."""
+    return {name: _why_not(name, device) or "ok" for name in _ENTRIES}
+
+
+def _why_not(name: str, device: torch.device) -> str | None:
+    try:
+        load_backend(name, device)
+    except BackendUnavailableError as error:
+        return str(error)
+    return None

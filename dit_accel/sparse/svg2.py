@@ -1,0 +1,229 @@
+"""`svg2_attention`: cluster queries and keys, attend to the clusters that matter and to stand-ins for the rest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from ..configs import SVG2Config
+from ..errors import ConfigError
+from .backends import Backend, load_backend
+from .clusters import Clusters, PseudoTokens, Selection, cluster_means, summarize
+from .kmeans import cluster, sample_stride, stratified_tokens
+from .probe import probe, probe_rows
+from .select import estimated_logits, select_top_p
+from .state import SparseInfo, SVG2State
+
+_TOKENS_PER_Q_CENTROID, _TOKENS_PER_K_CENTROID = 256, 64
+
+
+def svg2_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    config: SVG2Config,
+    *,
+    state: SVG2State | None = None,
+    text_tokens: int | tuple[int, int] = 0,
+    key_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, SparseInfo]:
+    """Semantic-permuted sparse self-attention, without a mask.
+
+    Args:
+        query, key, value: [B, S, H, D] after rotary embedding, floating point, of any strides.
+        config: the knobs; ``dense_steps`` and ``dense_layers`` are those of the caller.
+        state: carries clusters from one step to the next, for this layer and branch; None starts from nothing.
+        text_tokens: number of text tokens at the end, or (at the start, at the end). They attend to all tokens and all
+            attend to them.
+        key_mask: [B, S] bool, False at padded text tokens: nothing attends to them, and their rows mean nothing.
+        scale: factor of the dot product; 1 / √D if None.
+
+    Returns:
+        The output, [B, S, H, D] contiguous in the dtype of ``query``, and what was done.
+
+    Raises:
+        ConfigError: shapes or text tokens that do not fit.
+        BackendUnavailableError: the backend asked for cannot run here.
+    """
+    text = (0, text_tokens) if isinstance(text_tokens, int) else tuple(text_tokens)
+    _check(query, key, value, text, key_mask)
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    backend = load_backend(config.backend, query.device)
+    batch, num_tokens, heads = query.shape[:3]
+    num_pairs = batch * heads * num_tokens * num_tokens
+    min_tokens = backend.min_tokens if config.min_tokens == "auto" else config.min_tokens
+    num_video = num_tokens - sum(text)
+    if num_video < max(min_tokens, 1):
+        return _dense(query, key, value, key_mask, scale), SparseInfo(num_pairs, f"fewer than {min_tokens} tokens")
+
+    state = SVG2State() if state is None else state
+    layout = _Layout(text[0], num_tokens - text[1], key_mask)
+    pseudo = None
+    if _needs_refresh(state, query, config):
+        pseudo = _refresh(state, query, key, value, config, layout, backend, scale)
+    selection = _selection(state, key, value, config, layout, pseudo)
+    selection, error = _probed(state, query, key, value, selection, config, layout, scale)
+    out = backend.attend(query, key, value, selection, scale)
+    return out, SparseInfo(num_pairs, None, selection.pairs().sum(), error, state.nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Video tokens are ``start … stop``. Text gets two clusters more: what always counts, and padding."""
+
+    start: int
+    stop: int
+    key_mask: Tensor | None
+
+    def video(self, tokens: Tensor) -> Tensor:
+        return tokens[:, self.start : self.stop]
+
+    def with_text(self, clusters: Clusters, num_tokens: int, backend: Backend) -> Clusters:
+        """The partition of all tokens."""
+        if num_tokens == clusters.labels.shape[-1]:
+            return clusters
+        num_clusters = clusters.sizes.shape[-1]
+        labels = pad(clusters.labels, (self.start, num_tokens - self.stop), value=num_clusters)
+        if self.key_mask is not None:
+            labels = labels.masked_fill(~self.key_mask[:, None], num_clusters + 1)
+        return backend.group(labels, num_clusters + 2)
+
+    def counts(self, key: Clusters) -> Tensor:
+        """[B, H, CK] bool: all clusters of keys, but not that of padding."""
+        found = key.sizes > 0
+        if key.labels.shape[-1] > self.stop - self.start:
+            found[..., -1] = False
+        return found
+
+
+def _needs_refresh(state: SVG2State, query: Tensor, config: SVG2Config) -> bool:
+    """Whether clusters and selection are missing, of another shape, or too old."""
+    is_missing = state.query is None or state.query.labels.shape != (query.shape[0], query.shape[2], query.shape[1])
+    if is_missing:
+        state.reset()
+    return is_missing or state.is_stale or state.calls >= config.refresh_every or state.has_drifted.read()
+
+
+def _refresh(
+    state: SVG2State,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    config: SVG2Config,
+    layout: _Layout,
+    backend: Backend,
+    scale: float,
+) -> PseudoTokens:
+    """Cluster anew from the last centroids, and select; the pseudo-tokens of the keys are a by-product."""
+    queries, keys, num_tokens = layout.video(query), layout.video(key), query.shape[1]
+    state_q, state.query_centroids = _cluster(
+        queries, state.query_centroids, config.num_q_centroids, _TOKENS_PER_Q_CENTROID, config, backend
+    )
+    state_k, state.key_centroids = _cluster(
+        keys, state.key_centroids, config.num_k_centroids, _TOKENS_PER_K_CENTROID, config, backend
+    )
+    pseudo = summarize(keys, layout.video(value), state_k)
+    query_mean, query_variance = cluster_means(queries, state_q)
+    logits = estimated_logits(query_mean, query_variance / 2, pseudo, scale)
+    kept = select_top_p(logits, state_k.sizes, config.top_p, math.ceil(config.min_kept_ratio * keys.shape[1]))
+    if num_tokens > keys.shape[1]:
+        kept = pad(kept, (0, 1, 0, 1), value=True)
+        kept = pad(kept, (0, 1, 0, 1), value=False)
+        pseudo = pseudo.with_empty(2)
+    state.query = layout.with_text(state_q, num_tokens, backend)
+    state.key = layout.with_text(state_k, num_tokens, backend)
+    state.kept, state.first_error, state.calls, state.is_stale = kept, None, 0, False
+    return pseudo
+
+
+def _cluster(
+    tokens: Tensor,
+    centroids: Tensor | None,
+    wanted: int | Literal["auto"],
+    tokens_per_centroid: int,
+    config: SVG2Config,
+    backend: Backend,
+) -> tuple[Clusters, Tensor]:
+    """Clusters of ``tokens``, from ``centroids`` or from nothing, and the centroids for the next step."""
+    if centroids is not None:
+        return cluster(tokens, centroids, config.kmeans_iters_step, backend)
+    num_tokens = tokens.shape[1]
+    count = max(1, num_tokens // tokens_per_centroid) if wanted == "auto" else min(wanted, num_tokens)
+    sample = tokens[:, :: sample_stride(num_tokens, count)]
+    _, centroids = cluster(sample, stratified_tokens(tokens, count), config.kmeans_iters_init, backend)
+    return cluster(tokens, centroids, 1, backend)
+
+
+def _selection(
+    state: SVG2State, key: Tensor, value: Tensor, config: SVG2Config, layout: _Layout, pseudo: PseudoTokens | None
+) -> Selection:
+    """The selection that ``state`` holds, with pseudo-tokens of the keys and values of this step."""
+    assert state.query is not None and state.key is not None and state.kept is not None
+    state.calls += 1
+    if not config.compensate:
+        pseudo = None
+    elif pseudo is None:
+        pseudo = summarize(key, value, state.key)
+        if key.shape[1] > layout.stop - layout.start:  # text is kept, and padding stands for nothing
+            pseudo.log_size[..., -2:] = -torch.inf
+    return Selection(state.query, state.key, state.kept, pseudo)
+
+
+def _probed(
+    state: SVG2State,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    selection: Selection,
+    config: SVG2Config,
+    layout: _Layout,
+    scale: float,
+) -> tuple[Selection, Tensor | None]:
+    """Fit the pseudo-tokens to the heads, have bad heads keep everything; the error [B, H] that is left."""
+    if not config.probe_rows:
+        return selection, None
+    rows = probe_rows(config.probe_rows, layout.start, layout.stop, query.device)
+    probed = probe(query, key, value, selection, rows, scale, layout.key_mask)
+    selection, error = replace(selection, pseudo=probed.pseudo), probed.error
+    if state.first_error is None:
+        state.first_error = error.mean()
+    elif config.refresh_every > 1:
+        state.has_drifted.set(error.mean() > state.first_error * (1 + config.max_drift))
+    if config.max_error is not None:
+        is_bad = error > config.max_error
+        is_key = layout.counts(selection.key)
+        selection = replace(selection, kept=selection.kept | (is_bad[..., None, None] & is_key[:, :, None]))
+        error = error.masked_fill(is_bad, 0.0)
+    return selection, error
+
+
+def _dense(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, scale: float) -> Tensor:
+    mask = None if key_mask is None else key_mask[:, None, None]
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    out = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    return out.transpose(1, 2).contiguous()
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, text: tuple[int, ...], key_mask: Tensor | None) -> None:
+    shapes = [tuple(x.shape) for x in (query, key, value)]
+    if query.dim() != 4 or len(set(shapes)) > 1 or not query.is_floating_point():
+        raise ConfigError(
+            "svg2_attention is self-attention: query, key and value must have one shape [B, S, H, D] and be floating "
+            f"point, got {shapes} of {query.dtype}. Repeat the heads of grouped keys first."
+        )
+    if len(text) != 2 or min(text) < 0 or sum(text) > query.shape[1]:
+        raise ConfigError(
+            f"text_tokens must be a count, or counts at the start and at the end, of at most {query.shape[1]} tokens "
+            f"in all, got {text}."
+        )
+    if key_mask is not None and (key_mask.shape != query.shape[:2] or key_mask.dtype != torch.bool):
+        raise ConfigError(
+            f"key_mask must be bool of shape {tuple(query.shape[:2])}, got {key_mask.dtype} of shape "
+            f"{tuple(key_mask.shape)}."
+        )

@@ -1,0 +1,105 @@
+"""Every backend on the same selections, against the masked dense oracle."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from dit_accel.errors import BackendUnavailableError, ConfigError
+from dit_accel.sparse import backends, reference
+from dit_accel.sparse.clusters import Clusters, Selection
+from tests.sparse.conftest import Tokens, relative_error, selection, tokens
+
+CPU = torch.device("cpu")
+NAMES = [name for name, state in backends.backend_report(CPU).items() if state == "ok"]
+BARS = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
+
+
+def test_the_cpu_has_the_reference_and_torch() -> None:
+    assert {"reference", "torch"} <= set(NAMES)
+
+
+def check(name: str, qkv: Tokens, chosen: Selection, dtype: torch.dtype) -> None:
+    """The backend in ``dtype`` against the oracle in float32 on the same rounded tokens."""
+    given = tuple(x.to(dtype) for x in qkv)
+    scale = qkv[0].shape[-1] ** -0.5
+    wanted = reference.attend(*(x.float() for x in given), chosen, scale)
+    found = backends.load_backend(name, CPU).attend(*given, chosen, scale)
+    assert found.dtype is dtype
+    assert found.is_contiguous()
+    assert relative_error(found, wanted) <= BARS[dtype]
+
+
+@pytest.mark.parametrize("dtype", BARS, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+class TestConformance:
+    @pytest.mark.parametrize("pseudo", ["none", "mean", "variance", "some"])
+    @pytest.mark.parametrize("dim", [48, 64, 96, 128])
+    def test_ragged_and_empty_clusters(self, name: str, dtype: torch.dtype, dim: int, pseudo: str) -> None:
+        qkv = tokens(2, 203, 3, dim)
+        check(name, qkv, selection(qkv, 7, 11, pseudo=pseudo), dtype)
+
+    @pytest.mark.parametrize("pseudo", ["none", "variance"])
+    def test_one_cluster(self, name: str, dtype: torch.dtype, pseudo: str) -> None:
+        qkv = tokens(1, 130, 2, 64)
+        check(name, qkv, selection(qkv, 1, 1, pseudo=pseudo, kept_share=2.0), dtype)
+
+    def test_a_cluster_longer_than_a_tile(self, name: str, dtype: torch.dtype) -> None:
+        qkv = tokens(1, 600, 1, 64)
+        check(name, qkv, selection(qkv, 1, 5, kept_share=0.6), dtype)
+
+    def test_strided_tokens(self, name: str, dtype: torch.dtype) -> None:
+        query, key, value = (torch.randn(2, 3, 150, 64, generator=torch.Generator().manual_seed(s)) for s in range(3))
+        qkv = (query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+        check(name, qkv, selection(qkv, 5, 6), dtype)
+
+    def test_all_kept_is_dense_attention(self, name: str, dtype: torch.dtype) -> None:
+        qkv = tuple(x.to(dtype) for x in tokens(2, 190, 2, 64))
+        chosen = selection(qkv, 6, 9, kept_share=2.0)  # pseudo-tokens stand for nothing
+        found = backends.load_backend(name, CPU).attend(*qkv, chosen, 0.125)
+        dense = scaled_dot_product_attention(*(x.float().transpose(1, 2) for x in qkv), scale=0.125).transpose(1, 2)
+        assert relative_error(found, dense) <= BARS[dtype]
+
+    def test_a_query_that_keeps_nothing_gives_zero(self, name: str, dtype: torch.dtype) -> None:
+        qkv = tuple(x.to(dtype) for x in tokens(1, 90, 1, 64))
+        chosen = selection(qkv, 4, 5, pseudo="none")
+        chosen.kept[0, 0, 1] = False
+        found = backends.load_backend(name, CPU).attend(*qkv, chosen, 0.125)
+        is_first = chosen.query.labels[0, 0] == 1
+        assert is_first.any()
+        assert not found[0, is_first].any()
+
+    def test_the_order_of_tokens_does_not_matter(self, name: str, dtype: torch.dtype) -> None:
+        qkv = tuple(x.to(dtype) for x in tokens(1, 120, 2, 64))
+        chosen = selection(qkv, 5, 6)
+        shuffle = torch.randperm(120, generator=torch.Generator().manual_seed(3))
+        backend = backends.load_backend(name, CPU)
+        shuffled = Selection(
+            Clusters.of(chosen.query.labels[..., shuffle], 5),
+            Clusters.of(chosen.key.labels[..., shuffle], 6),
+            chosen.kept,
+            chosen.pseudo,
+        )
+        found = backend.attend(*(x[:, shuffle] for x in qkv), shuffled, 0.125)
+        wanted = backend.attend(*qkv, chosen, 0.125)[:, shuffle]
+        assert relative_error(found, wanted) <= BARS[dtype]
+
+
+def test_an_unknown_backend_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"no backend 'torhc'.*Did you mean 'torch'"):
+        backends.load_backend("torhc", CPU)
+
+
+def test_a_backend_on_the_wrong_device_says_where_it_runs() -> None:
+    with pytest.raises(BackendUnavailableError, match=r"'torch' runs on cpu and cuda, these tensors are on meta"):
+        backends.load_backend("torch", torch.device("meta"))
+
+
+def test_auto_is_a_fast_one() -> None:
+    assert type(backends.load_backend("auto", CPU)).__name__ == "TorchBackend"
+
+
+def test_auto_says_what_it_tried_where_nothing_runs() -> None:
+    with pytest.raises(BackendUnavailableError, match="'torch' runs on cpu and cuda"):
+        backends.load_backend("auto", torch.device("meta"))
