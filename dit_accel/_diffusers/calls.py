@@ -1,36 +1,25 @@
-"""The seam: the only file that touches diffusers' internals.
-
-What hangs on a pipeline, and why in this form: torch-native hooks on the denoiser (they survive offload, compile and
-context parallelism), a wrapper around the innermost callable of every block's forward chain (diffusers' own hooks may
-be added and removed outside of it in any order), and an instance override of ``cache_context`` (it carries branch and
-step).
-"""
+"""A denoiser's calls: watched by torch-native hooks, which survive offload, compile and context parallelism."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
-from diffusers.hooks.layer_skip import TransformerBlockSkipHook
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
-from .errors import AlreadyAcceleratedError, UnsupportedPipelineError
-from .specs import BlockSpec
-from .step_tracker import DenoiserCall, StepTracker
-from .stopwatch import Stopwatch
+from ..errors import AlreadyAcceleratedError
+from ..step_tracker import DenoiserCall, StepTracker
+from .blocks import Undo
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-Undo = Callable[[], None]
-Forward = Callable[..., Any]
-F = TypeVar("F", bound=Forward)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def eager(function: F) -> F:
@@ -164,116 +153,3 @@ def rank_sum(denoiser: nn.Module, values: Tensor) -> Tensor:
     if config is not None:
         torch.distributed.all_reduce(values, group=config._flattened_mesh.get_group())
     return values
-
-
-def is_bypassed(block: nn.Module) -> bool:
-    """Whether a guider (skip-layer guidance) has the block skipped in this very call: its forward is not reached."""
-    registry = vars(unwrap_module(block)).get("_diffusers_hook")
-    return registry is not None and any(
-        isinstance(hook, TransformerBlockSkipHook) and hook.dropout == 1.0 for hook in registry.hooks.values()
-    )
-
-
-def find_blocks(name: str, denoiser: nn.Module, spec: BlockSpec) -> list[nn.Module]:
-    """The denoiser's blocks in execution order."""
-    lists = [list(_attribute(denoiser, path, ())) for path in spec.lists]
-    if spec.is_interleaved and len({len(blocks) for blocks in lists}) > 1:
-        raise UnsupportedPipelineError(
-            f"{name} ({type(denoiser).__name__}) has {', '.join(str(len(blocks)) for blocks in lists)} blocks under "
-            f"{', '.join(spec.lists)}; lists that take turns must be equally long."
-        )
-    if spec.is_interleaved:
-        lists = [list(turn) for turn in zip(*lists, strict=True)]
-    blocks = [block for group in lists for block in group]
-    if not blocks:
-        raise UnsupportedPipelineError(
-            f"{name} ({type(denoiser).__name__}) has no blocks under {', '.join(spec.lists)}; its specification "
-            "expects them."
-        )
-    return blocks
-
-
-def _attribute(owner: Any, path: str, default: Any) -> Any:
-    """``owner.a.b`` for the path ``"a.b"``."""
-    for name in path.split("."):
-        owner = getattr(owner, name, default)
-    return owner
-
-
-def stream_positions(block: nn.Module, streams: tuple[str, ...]) -> tuple[int, ...]:
-    """Position of each stream among the parameters of the block's forward (without ``self``)."""
-    names = list(inspect.signature(type(unwrap_module(block)).forward).parameters)[1:]
-    missing = [name for name in streams if name not in names]
-    if missing:
-        raise UnsupportedPipelineError(
-            f"{type(block).__name__}.forward has no argument {missing}; its specification names them. It has: {names}."
-        )
-    return tuple(names.index(name) for name in streams)
-
-
-def wrap_forward(module: nn.Module, make: Callable[[Forward], Forward]) -> Undo:
-    """Put ``make(original)`` in place of the innermost forward of ``module``.
-
-    Returns the removal, which is right whatever was hooked since.
-    """
-    owner, attribute = _innermost(module)
-    was_own = attribute in vars(owner)
-    original: Forward = getattr(owner, attribute)
-    # Not recursive: what is inside stays compiled, and regional compilation keeps one graph for all blocks.
-    forward = torch.compiler.disable(functools.wraps(original)(make(original)), recursive=False)
-    setattr(owner, attribute, forward)
-
-    def undo() -> None:
-        # Hooks that were added or removed meanwhile have moved the wrapper; `owner` may be out of the registry by now.
-        for holder in (module, owner, *_hook_references(module)):
-            for name in ("forward", "original_forward", "_old_forward"):
-                if vars(holder).get(name) is not forward:
-                    continue
-                if holder is module and name == "forward" and not was_own:
-                    del module.forward
-                else:
-                    setattr(holder, name, original)
-
-    return undo
-
-
-def _innermost(module: nn.Module) -> tuple[Any, str]:
-    """Owner and attribute of the innermost callable: under diffusers' hooks, under accelerate's, or the forward."""
-    references = _hook_references(module)
-    if references:
-        return references[0], "forward" if references[0].original_forward is None else "original_forward"
-    return module, "_old_forward" if "_old_forward" in vars(module) else "forward"
-
-
-def _hook_references(module: nn.Module) -> list[Any]:
-    """diffusers' hooks on the module, innermost first."""
-    return list(getattr(getattr(module, "_diffusers_hook", None), "_fn_refs", ()))
-
-
-class DenoiseClock:
-    """``with DenoiseClock(pipe) as clock: pipe(...)`` -> ``clock.seconds`` of the denoising loop alone.
-
-    It runs from the start of the first denoiser call to the end of the last, accelerated or not, so ratios are fair.
-    """
-
-    def __init__(self, pipe: DiffusionPipeline, denoisers: tuple[str, ...] = ("transformer", "transformer_2")) -> None:
-        self._denoisers = denoisers_of(pipe, denoisers)
-        self._watch = Stopwatch()
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> DenoiseClock:
-        for module in self._denoisers.values():
-            self._handles += [
-                module.register_forward_pre_hook(lambda *_: self._watch.start(), prepend=True),
-                module.register_forward_hook(lambda *_: self._watch.lap()),
-            ]
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-
-    @property
-    def seconds(self) -> float:
-        """Wall seconds from the first denoiser call inside the ``with`` to the end of the last."""
-        return self._watch.seconds

@@ -1,0 +1,38 @@
+"""The seam: the only package that touches diffusers' internals.
+
+What hangs on a pipeline, and why in this form: torch-native hooks on the denoiser (they survive offload, compile and
+context parallelism), a wrapper around the innermost callable of every block's forward chain (diffusers' own hooks may
+be added and removed outside of it in any order), an instance override of ``cache_context`` (it carries branch and
+step), and on each video self-attention a copy of its processor that computes attention through us.
+"""
+
+from .blocks import Forward, Undo, find_blocks, is_bypassed, stream_positions, wrap_forward
+from .calls import (
+    CallObserver,
+    denoisers_of,
+    eager,
+    observe_calls,
+    output_tensors,
+    rank_sum,
+    refuse_native_cache,
+    replace_tensors,
+)
+from .clock import DenoiseClock
+
+__all__ = [
+    "CallObserver",
+    "DenoiseClock",
+    "Forward",
+    "Undo",
+    "denoisers_of",
+    "eager",
+    "find_blocks",
+    "is_bypassed",
+    "observe_calls",
+    "output_tensors",
+    "rank_sum",
+    "refuse_native_cache",
+    "replace_tensors",
+    "stream_positions",
+    "wrap_forward",
+]
