@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from ._diffusers import denoisers_of, refuse_native_cache
 from .cache.install import install_dbcache, install_lemica
-from .cache.state import AccelerationStats, RunRecord
 from .configs import Config, DBCacheConfig, LeMiCaConfig
 from .errors import AlreadyAcceleratedError, ConfigError, UnknownPresetError, UnsupportedPipelineError, did_you_mean
+from .installation import Installation
 from .registry import find_spec, find_variant
+from .run_record import AccelerationStats, RunRecord, StepCounter
 from .specs import PipelineSpec, PresetBuilder
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import nn
 
-Installer = Callable[["DiffusionPipeline", PipelineSpec, Any, ExitStack], RunRecord]
+Installer = Callable[[Installation, Any], None]
 
 _INSTALLERS: dict[type, Installer] = {DBCacheConfig: install_dbcache, LeMiCaConfig: install_lemica}
 _HANDLE = "_dit_accel_acceleration"  # attribute on each denoiser while it is accelerated
@@ -81,8 +82,17 @@ def enable_acceleration(
         )
     refuse_accelerated(pipe, denoisers)
     with ExitStack() as undo:  # a failure half-way unwinds what was installed
-        (record,) = [_INSTALLERS[type(config)](pipe, spec, config, undo) for config in configs]
-        acceleration = Acceleration(configs, record, undo.pop_all())
+        installation = Installation(pipe, spec, undo)
+        # In the order of the table: what wraps a block first is the last to be reached.
+        for kind, install in _INSTALLERS.items():
+            for config in configs:
+                if type(config) is kind:
+                    install(installation, config)
+        if not any(isinstance(config, (DBCacheConfig, LeMiCaConfig)) for config in configs):
+            for name in denoisers:
+                installation.observe(name, StepCounter(installation.record))
+        installation.start()
+        acceleration = Acceleration(configs, installation.record, undo.pop_all())
     for denoiser in denoisers.values():
         setattr(denoiser, _HANDLE, acceleration)
         acceleration._undo.callback(delattr, denoiser, _HANDLE)

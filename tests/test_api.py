@@ -10,7 +10,14 @@ from diffusers import FirstBlockCacheConfig, WanPipeline
 from torch import nn
 
 import dit_accel
-from dit_accel import DBCacheConfig, LeMiCaConfig, available_presets, disable_acceleration, enable_acceleration
+from dit_accel import (
+    DBCacheConfig,
+    LeMiCaConfig,
+    available_presets,
+    disable_acceleration,
+    enable_acceleration,
+    installation,
+)
 from dit_accel.cache import install
 from dit_accel.errors import AlreadyAcceleratedError, ConfigError, UnsupportedPipelineError
 from dit_accel.schedule import CacheSchedule
@@ -88,10 +95,10 @@ def test_diffusers_own_cache_is_refused_until_it_is_disabled(pipe):
     enable_acceleration(pipe, LeMiCaConfig(FAST)).disable()
 
 
-@pytest.mark.parametrize("function", ["wrap_forward", "observe_calls"])
-def test_a_failure_half_way_through_installing_unwinds_everything(pipe, monkeypatch, function):
+@pytest.mark.parametrize(("module", "function"), [(install, "wrap_forward"), (installation, "observe_calls")])
+def test_a_failure_half_way_through_installing_unwinds_everything(pipe, monkeypatch, module, function):
     expected, before = run_tiny(pipe), attributes(pipe)
-    original, left = getattr(install, function), [2 if function == "wrap_forward" else 0]
+    original, left = getattr(module, function), [2 if function == "wrap_forward" else 0]
 
     def fail(*args: Any) -> Any:
         if not left[0]:
@@ -100,7 +107,7 @@ def test_a_failure_half_way_through_installing_unwinds_everything(pipe, monkeypa
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(install, function, fail)
+        patch.setattr(module, function, fail)
         with pytest.raises(OSError, match="half-way"):
             enable_acceleration(pipe, LeMiCaConfig(FAST))
     assert attributes(pipe) == before

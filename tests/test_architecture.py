@@ -36,6 +36,7 @@ class Row(NamedTuple):
 
 BASE = ("errors", "schedule", "configs", "specs")
 OPTIONAL_METRICS = ("numpy", "skimage", "scipy", "lpips", "stlpips_pytorch", "safetensors")
+INSTALLATION = ("_diffusers", "installation", "run_record", "step_tracker")
 FAMILY = ("errors", "schedule", "configs", "specs", "registry")
 MODELS = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "PIL")
 
@@ -49,16 +50,18 @@ TABLE = (
     Row("stopwatch", (), ("torch",)),
     Row("step_tracker", BASE, ("torch",)),
     Row("_diffusers", (*BASE, "_diffusers", "stopwatch", "step_tracker"), ("torch", "diffusers")),
-    Row("cache", (*BASE, "cache", "_diffusers", "stopwatch", "step_tracker"), ("torch",)),
+    Row("run_record", ("stopwatch", "step_tracker"), ("torch",)),
+    Row("installation", (*BASE, "_diffusers", "run_record", "step_tracker")),
+    Row("cache", (*BASE, *INSTALLATION, "cache"), ("torch",)),
     Row("kernels", (*BASE, "kernels"), ("torch", "triton")),
     Row("sparse", (*BASE, "kernels", "sparse"), ("torch",), ("triton", "flashinfer")),
-    Row("sparse.install", (*BASE, "kernels", "sparse", "_diffusers"), ("torch",)),
+    Row("sparse.install", (*BASE, *INSTALLATION, "kernels", "sparse"), ("torch",)),
     Row("profiling", ANY, ANY),
     Row("profiling.planner", (*BASE, "profiling.error_graph", "profiling.planner"), ("torch", "numpy"), ("networkx",)),
     Row("profiling.error_graph", (*BASE, "profiling.planner"), ("torch", "numpy"), ("networkx", "matplotlib")),
     Row("quality", (*BASE, "quality"), ("torch", "numpy"), OPTIONAL_METRICS),
     Row("quality.report", ANY, ANY),
-    Row("api", (*BASE, "registry", "_diffusers", "cache", "sparse", "kernels"), ("torch",), ("diffusers",)),
+    Row("api", (*BASE, *INSTALLATION, "registry", "cache", "sparse", "kernels"), ("torch",), ("diffusers",)),
     Row("demo", ANY, (), ANY),
     Row("showcase", ANY, ANY),
     Row("cli", ANY, ANY),

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from .._diffusers import Forward, eager, output_tensors, replace_tensors
+from ..run_record import RunRecord
 from ..step_tracker import DenoiserCall
 from .block_range import BlockRange
 from .forecast import forecast_weights
 from .policies import CachePolicy
 from .probe import Probe
-from .state import BranchState, Form, Kept, RunRecord, Streams
+from .state import BranchState, Form, Kept, Streams
 
 
 class BlockRangeExecutor:
@@ -241,8 +242,7 @@ class BlockRangeExecutor:
         self._keep(call, tuple(map(_difference, exits, state.entry, spare)))
 
     def _keep(self, call: DenoiserCall, tensors: Streams) -> None:
-        state = self._state
-        form = _form(state.entry or ())
+        state, form = self._state, _form(self._state.entry or ())
         if state.kept_form != form:
             state.kept.clear()
         state.kept_form = form

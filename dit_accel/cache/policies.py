@@ -9,10 +9,10 @@ from typing import Protocol
 
 from ..configs import DBCacheConfig
 from ..errors import ScheduleMismatchError
+from ..run_record import Progress
 from ..schedule import CacheSchedule
 from ..step_tracker import DenoiserCall
 from .forecast import ORDERS
-from .state import Progress
 
 Distance = Callable[[], float]
 

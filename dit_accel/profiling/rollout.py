@@ -24,6 +24,7 @@ from .._diffusers import denoisers_of
 from ..cache.install import install_policy
 from ..cache.policies import SchedulePolicy
 from ..errors import JobError
+from ..installation import Installation
 from ..registry import find_spec
 from ..schedule import CacheSchedule
 from ..step_tracker import StepTracker
@@ -118,7 +119,9 @@ class BatchRunner:
         compute = [step for step in range(self._num_steps) if step <= start or step >= stop]
         with ExitStack() as undo:
             policy = SchedulePolicy(CacheSchedule(self._num_steps, tuple(compute)))
-            install_policy(self._pipe, self._spec, policy, undo)
+            installation = Installation(self._pipe, self._spec, undo)
+            install_policy(installation, policy)
+            installation.start()
             self._tape.replay_until = replay_until
             tracker = StepTracker(self._pipe)
             for name, denoiser in denoisers_of(self._pipe, self._spec.denoisers).items():

@@ -14,8 +14,8 @@ from dit_accel._diffusers import wrap_forward
 from dit_accel.cache.block_range import BlockRange
 from dit_accel.cache.executor import BlockRangeExecutor
 from dit_accel.cache.policies import CachePolicy, DBCachePolicy, SchedulePolicy
-from dit_accel.cache.state import RunRecord
 from dit_accel.configs import DBCacheConfig
+from dit_accel.run_record import RunRecord
 from dit_accel.schedule import CacheSchedule
 from dit_accel.specs import BlockSpec
 from dit_accel.step_tracker import DenoiserCall

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from dit_accel.cache.state import RunRecord
+from dit_accel.run_record import RunRecord
 from dit_accel.step_tracker import DenoiserCall
 
 from .conftest import Add, AddTwo, Bench, equals, probe_bench

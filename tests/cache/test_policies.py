@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dit_accel.cache.policies import DBCachePolicy, SchedulePolicy
-from dit_accel.cache.state import Progress
 from dit_accel.configs import DBCacheConfig
 from dit_accel.errors import ScheduleMismatchError
+from dit_accel.run_record import Progress
 from dit_accel.schedule import CacheSchedule
 from dit_accel.step_tracker import DenoiserCall
 

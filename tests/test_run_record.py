@@ -7,7 +7,8 @@ import math
 
 import torch
 
-from dit_accel.cache.state import BranchState, Kept, Progress, RunRecord
+from dit_accel.cache.state import BranchState, Kept
+from dit_accel.run_record import Progress, RunRecord
 from dit_accel.step_tracker import DenoiserCall
 
 
