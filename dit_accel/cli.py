@@ -120,6 +120,7 @@ def _doctor(args: argparse.Namespace) -> dict[str, Any]:
 
     from .quality.metrics import unavailable_metrics
     from .registry import all_specs
+    from .sparse.backends import backend_report
 
     def found(name: str) -> str:
         try:
@@ -133,9 +134,17 @@ def _doctor(args: argparse.Namespace) -> dict[str, Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     families = {spec.family: [name.rsplit(".", 1)[1] for name in spec.pipelines] for spec in all_specs()}
     missing = unavailable_metrics()
-    result = {"packages": packages, "device": device, "families": families, "unavailable_metrics": missing}
+    backends = backend_report(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    result = {
+        "packages": packages,
+        "device": device,
+        "families": families,
+        "sparse_backends": backends,
+        "unavailable_metrics": missing,
+    }
     lines = [f"{name} {number}" for name, number in packages.items()] + [f"device {device}"]
     lines += [f"family {name}: {', '.join(classes)}" for name, classes in families.items()]
+    lines += [f"sparse attention backend {name}: {state}" for name, state in backends.items()]
     lines += [f"metric {name} unavailable: {reason}" for name, reason in missing.items()]
     return {**result, "text": "\n".join(lines)}
 
@@ -219,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--inputs", default="{}", help="further pipeline arguments as a JSON object")
     report.add_argument("--out", type=Path, help="write the report as JSON here")
 
-    add("doctor", _doctor, "what is installed and which metrics work")
+    add("doctor", _doctor, "what is installed, and which backends and metrics work")
     return parser
 
 

@@ -52,6 +52,8 @@ class _Entry:
 
 _ENTRIES = {
     "torch": _Entry(".torch_backend", ("cpu", "cuda")),
+    "flex": _Entry(".flex_backend", ("cpu", "cuda")),
+    "flashinfer": _Entry(".flashinfer_backend", ("cuda",)),
     "reference": _Entry(".reference_backend", ("cpu", "cuda")),
 }
 _AUTO = ("torch",)  # the fastest first

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
+from dit_accel import configs
 from dit_accel.errors import BackendUnavailableError, ConfigError
 from dit_accel.sparse import backends, reference
 from dit_accel.sparse.clusters import Clusters, Selection
 from tests.sparse.conftest import Tokens, relative_error, selection, tokens
 
 CPU = torch.device("cpu")
-NAMES = [name for name, state in backends.backend_report(CPU).items() if state == "ok"]
-BARS = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
-
-
-def test_the_cpu_has_the_reference_and_torch() -> None:
-    assert {"reference", "torch"} <= set(NAMES)
+NAMES = ("reference", "torch")
+BARS = {torch.float32: 1e-5, torch.bfloat16: 5e-3, torch.float16: 1e-3}
 
 
 def check(name: str, qkv: Tokens, chosen: Selection, dtype: torch.dtype) -> None:
@@ -48,6 +47,22 @@ class TestConformance:
     def test_a_cluster_longer_than_a_tile(self, name: str, dtype: torch.dtype) -> None:
         qkv = tokens(1, 600, 1, 64)
         check(name, qkv, selection(qkv, 1, 5, kept_share=0.6), dtype)
+
+    def test_text_is_kept_by_all_and_keeps_all(self, name: str, dtype: torch.dtype) -> None:
+        qkv = tokens(2, 160, 2, 64)
+        chosen = selection(qkv, 6, 8)
+        assert chosen.pseudo is not None
+        is_text = torch.arange(160) >= 145
+        with_text = Selection(
+            Clusters.of(chosen.query.labels.masked_fill(is_text, 6), 7),
+            Clusters.of(chosen.key.labels.masked_fill(is_text, 8), 9),
+            pad(chosen.kept, (0, 1, 0, 1), value=True),
+            chosen.pseudo.with_empty(1),
+        )
+        check(name, qkv, with_text, dtype)
+        found = backends.load_backend(name, CPU).attend(*(x.to(dtype) for x in qkv), with_text, 0.125)
+        dense = scaled_dot_product_attention(*(x.to(dtype).float().transpose(1, 2) for x in qkv), scale=0.125)
+        assert relative_error(found[:, 145:], dense.transpose(1, 2)[:, 145:]) <= BARS[dtype]
 
     def test_strided_tokens(self, name: str, dtype: torch.dtype) -> None:
         query, key, value = (torch.randn(2, 3, 150, 64, generator=torch.Generator().manual_seed(s)) for s in range(3))
@@ -94,6 +109,13 @@ def test_an_unknown_backend_names_the_nearest() -> None:
 def test_a_backend_on_the_wrong_device_says_where_it_runs() -> None:
     with pytest.raises(BackendUnavailableError, match=r"'torch' runs on cpu and cuda, these tensors are on meta"):
         backends.load_backend("torch", torch.device("meta"))
+
+
+def test_the_report_has_a_reason_for_all_that_cannot_run() -> None:
+    report = backends.backend_report(CPU)
+    assert {"auto", *report} == set(get_args(configs.Backend))
+    assert report["torch"] == report["reference"] == "ok"
+    assert report["flashinfer"].startswith("The backend 'flashinfer' runs on cuda, these tensors are on cpu.")
 
 
 def test_auto_is_a_fast_one() -> None:
