@@ -13,7 +13,7 @@ from .schedule import CacheSchedule, is_number, quoted
 
 Forecast = Literal["hold", "taylor1", "taylor2"]
 Reuse = Literal["residual", "output"]
-Backend = Literal["auto", "reference", "torch", "flex", "flashinfer"]
+Backend = Literal["auto", "reference", "torch", "triton", "flex", "flashinfer"]
 
 
 def require_choice(owner: str, name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -220,7 +220,7 @@ class SVG2Config:
             estimate, and compensation in every head.
         min_tokens (`int`, at least 0, or `"auto"`):
             Shorter sequences are computed dense. ``"auto"``: where the backend was measured to break even.
-        backend (`"auto"`, `"reference"`, `"torch"`, `"flex"`, `"flashinfer"`):
+        backend (`"auto"`, `"reference"`, `"torch"`, `"triton"`, `"flex"`, `"flashinfer"`):
             What computes it. ``"auto"`` takes the fastest that loads; any other loads or raises.
 
     Raises:

@@ -51,12 +51,13 @@ class _Entry:
 
 
 _ENTRIES = {
+    "triton": _Entry(".triton_backend", ("cuda", "cpu")),  # the latter in Triton's interpreter, see there
     "torch": _Entry(".torch_backend", ("cpu", "cuda")),
     "flex": _Entry(".flex_backend", ("cpu", "cuda")),
     "flashinfer": _Entry(".flashinfer_backend", ("cuda",)),
     "reference": _Entry(".reference_backend", ("cpu", "cuda")),
 }
-_AUTO = ("torch",)  # the fastest first
+_AUTO = {"cuda": ("triton", "torch"), "cpu": ("torch",)}  # the fastest first
 
 
 def load_backend(name: str, device: torch.device) -> Backend:
@@ -67,7 +68,8 @@ def load_backend(name: str, device: torch.device) -> Backend:
         BackendUnavailableError: it cannot run here; the message says why.
     """
     if name == "auto":
-        name = next((fast for fast in _AUTO if _why_not(fast, device) is None), _AUTO[-1])
+        candidates = _AUTO.get(device.type, ("torch",))
+        name = next((fast for fast in candidates if _why_not(fast, device) is None), candidates[-1])
     if name not in _ENTRIES:
         raise ConfigError(
             f"There is no backend {name!r}. Backends: auto, {', '.join(_ENTRIES)}.{did_you_mean(name, _ENTRIES)}"

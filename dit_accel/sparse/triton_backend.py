@@ -1,0 +1,87 @@
+"""The backend ``"triton"``: everything by the kernels of ``dit_accel.kernels``, without a word to the host."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from ..errors import BackendUnavailableError, ConfigError
+from .backends import Backend
+from .clusters import Clusters, Selection
+
+_MIN_CAPABILITY = 8  # Ampere: the first with bfloat16 and asynchronous copies
+
+
+class TritonBackend:
+    """See `Backend`."""
+
+    min_tokens = 8192
+    """An estimate, not measured: from there on dense attention takes longer than a hundred launches do."""
+
+    def assign(self, tokens: Tensor, centroids: Tensor) -> Tensor:
+        """See `Backend.assign`."""
+        from ..kernels.assign import assign
+
+        with torch.cuda.device_of(tokens):
+            return assign(tokens, centroids)
+
+    def group(self, labels: Tensor, num_clusters: int) -> Clusters:
+        """See `Backend.group`."""
+        from ..kernels.counting_sort import counting_sort
+
+        labels = labels.to(torch.int32)
+        with torch.cuda.device_of(labels):
+            return Clusters(labels, *counting_sort(labels, num_clusters))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, selection: Selection, scale: float) -> Tensor:
+        """See `Backend.attend`.
+
+        Raises:
+            ConfigError: ``scale`` is not positive.
+        """
+        from ..kernels.attention import StandIns, attention
+        from ..kernels.block_lists import Partition
+
+        if scale <= 0:
+            raise ConfigError(f'The backend "triton" needs a positive scale, got {scale}. Use backend="torch".')
+        queries, keys = (
+            Partition(*(x.contiguous() for x in (c.labels, c.order, c.sizes, c.starts)))
+            for c in (selection.query, selection.key)
+        )
+        pseudo = selection.pseudo
+        stand_ins = None
+        if pseudo is not None:
+            stand_ins = StandIns(pseudo.key, pseudo.half_variance, pseudo.value, pseudo.log_size)
+        with torch.cuda.device_of(query):
+            return attention(query, key, value, queries, keys, selection.kept, stand_ins, scale)
+
+
+def load(device: torch.device) -> Backend:
+    """The backend.
+
+    Raises:
+        BackendUnavailableError: Triton is not installed, or cannot run on ``device``.
+    """
+    is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type == "cpu" and not is_interpreted:
+        raise BackendUnavailableError(
+            'The backend "triton" runs on a GPU, these tensors are on cpu. Use backend="auto". (For tests, Triton\'s '
+            "interpreter runs on a CPU: set TRITON_INTERPRET=1 before Python starts.)"
+        )
+    try:
+        import triton  # noqa: F401  # only whether it is there
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f'The backend "triton" needs Triton, which does not load here ({error}). Install it with: '
+            "pip install 'dit-accel[triton]'"
+        ) from error
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < _MIN_CAPABILITY:
+            raise BackendUnavailableError(
+                f'The backend "triton" needs a GPU of compute capability {_MIN_CAPABILITY}.0 or newer, '
+                f'{torch.cuda.get_device_name(device)} has {major}.{minor}. Use backend="auto".'
+            )
+    return TritonBackend()
