@@ -131,7 +131,8 @@ def _refresh(
     pseudo = summarize(keys, layout.video(value), state_k)
     query_mean, query_variance = cluster_means(queries, state_q)
     logits = estimated_logits(query_mean, query_variance / 2, pseudo, scale)
-    kept = select_top_p(logits, state_k.sizes, config.top_p, math.ceil(config.min_kept_ratio * keys.shape[1]))
+    at_least = math.ceil(config.min_kept_ratio * keys.shape[1])
+    kept = select_top_p(logits, state_q.sizes, state_k.sizes, config.top_p, at_least)
     if num_tokens > keys.shape[1]:
         kept = pad(kept, (0, 1, 0, 1), value=True)
         kept = pad(kept, (0, 1, 0, 1), value=False)

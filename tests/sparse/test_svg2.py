@@ -192,22 +192,40 @@ class TestSelection:
     def test_the_densest_clusters_come_first(self) -> None:
         # Masses 0.6, 0.3, 0.1; the first is spread over so many keys that it is the worst buy.
         logits = torch.tensor([[[[0.6, 0.3, 0.1]]]]).log()
-        sizes = torch.tensor([[[100, 10, 5]]], dtype=torch.int32)
-        assert select_top_p(logits, sizes, 0.25, 0).tolist() == [[[[False, True, False]]]]
-        assert select_top_p(logits, sizes, 0.35, 0).tolist() == [[[[False, True, True]]]]
-        assert select_top_p(logits, sizes, 0.5, 0).tolist() == [[[[True, True, True]]]]
+        queries, keys = torch.tensor([[[7]]]), torch.tensor([[[100, 10, 5]]])
+        assert select_top_p(logits, queries, keys, 0.25, 0).tolist() == [[[[False, True, False]]]]
+        assert select_top_p(logits, queries, keys, 0.35, 0).tolist() == [[[[False, True, True]]]]
+        assert select_top_p(logits, queries, keys, 0.5, 0).tolist() == [[[[True, True, True]]]]
+
+    def test_queries_that_look_at_much_get_what_others_do_not_need(self) -> None:
+        # Most attention a token: 0.8 of the first, then 0.4, 0.3 and 0.3 of the second.
+        logits = torch.tensor([[[[0.8, 0.15, 0.05], [0.3, 0.4, 0.3]]]]).log()
+        queries, keys = torch.tensor([[[5, 5]]]), torch.tensor([[[10, 10, 10]]])
+        found = select_top_p(logits, queries, keys, 0.85, 0)
+        assert found.tolist() == [[[[True, False, False], [True, True, True]]]]
+
+    def test_larger_clusters_of_queries_count_more(self) -> None:
+        logits = torch.tensor([[[[0.8, 0.2], [0.7, 0.3]]]]).log()
+        keys = torch.tensor([[[10, 10]]])
+        for queries, wanted in (([9, 1], [[True, False], [True, False]]), ([1, 9], [[True, False], [True, True]])):
+            assert select_top_p(logits, torch.tensor([[queries]]), keys, 0.75, 0).tolist() == [[wanted]]
 
     def test_at_least_so_many_tokens_are_kept(self) -> None:
         logits = torch.tensor([[[[0.9, 0.05, 0.05]]]]).log()
-        sizes = torch.tensor([[[4, 10, 5]]], dtype=torch.int32)
-        assert select_top_p(logits, sizes, 0.0, 0).tolist() == [[[[False, False, False]]]]
-        assert select_top_p(logits, sizes, 0.0, 4).tolist() == [[[[True, False, False]]]]
-        assert select_top_p(logits, sizes, 0.0, 5).tolist() == [[[[True, False, True]]]]
+        queries, keys = torch.tensor([[[7]]]), torch.tensor([[[4, 10, 5]]])
+        assert select_top_p(logits, queries, keys, 0.0, 4).tolist() == [[[[True, False, False]]]]
+        assert select_top_p(logits, queries, keys, 0.0, 5).tolist() == [[[[True, False, True]]]]
+
+    def test_all_queries_keep_a_cluster(self) -> None:
+        logits = torch.tensor([[[[0.99, 0.01], [0.5, 0.5]]]]).log()
+        queries, keys = torch.tensor([[[90, 10]]]), torch.tensor([[[10, 11]]])
+        assert select_top_p(logits, queries, keys, 0.5, 0).tolist() == [[[[True, False], [True, False]]]]
 
     def test_an_empty_cluster_is_never_kept(self) -> None:
         logits = torch.tensor([[[[0.5, -torch.inf]]]])
-        sizes = torch.tensor([[[4, 0]]], dtype=torch.int32)
-        assert select_top_p(logits, sizes, 1.0, 0).tolist() == [[[[True, False]]]]
+        queries, keys = torch.tensor([[[7]]]), torch.tensor([[[4, 0]]])
+        for top_p in (0.9, 1.0):
+            assert select_top_p(logits, queries, keys, top_p, 9).tolist() == [[[[True, False]]]]
 
 
 @pytest.mark.parametrize(
