@@ -11,12 +11,13 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .block_lists import MICRO, Partition, block_lists, cut_keys, cut_queries, filled
+from .block_lists import MICRO, Partition, block_lists, cut_keys, cut_queries, filled, list_bytes
 from .gather import gather
 from .tiles import Shape, shared_memory, tile_shape
 
 _MICRO = tl.constexpr(MICRO)
 _LOG2_E = tl.constexpr(math.log2(math.e))  # powers of 2 are what the hardware has
+_LIST_BYTES = 64 << 20  # at a time: lists grow with the square of the sequence, so long ones take the heads in groups
 
 
 class StandIns(NamedTuple):
@@ -235,6 +236,32 @@ def attention(
         scale: factor of the dot product, above 0.
     """
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    batch, num_tokens, num_heads, _ = query.shape
+    at_a_time = max(1, _LIST_BYTES // (batch * list_bytes(num_tokens, *kept.shape[2:])))
+    for first in range(0, num_heads, at_a_time):
+        part = slice(first, first + at_a_time)
+        _attend_heads(
+            *(x[:, :, part] for x in (query, key, value, out)),
+            queries.of_heads(part),
+            keys.of_heads(part),
+            kept[:, part].contiguous(),
+            stand_ins and StandIns(*(x[:, part] for x in stand_ins)),
+            scale,
+        )
+    return out
+
+
+def _attend_heads(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    queries: Partition,
+    keys: Partition,
+    kept: Tensor,
+    stand_ins: StandIns | None,
+    scale: float,
+) -> None:
     batch, num_tokens, heads, dim = query.shape
     shape, num_stages = tile_shape(dim, query.dtype, shared_memory(query.device))
     tiles = cut_queries(queries.sizes, num_tokens, shape.BLOCK_M.value)
@@ -245,7 +272,7 @@ def attention(
     _attention_kernel[(tiles.owner.shape[-1], batch * heads)](
         _Rows(query, *query.stride()),
         _Rows(out, *out.stride()),
-        _Tiles(queries.order.contiguous(), queries.sizes.contiguous(), queries.starts, *tiles),
+        _Tiles(queries.order, queries.sizes, queries.starts, *tiles),
         _Listed(*gathered, lists, lengths, filled(keys.sizes, micro)),
         dropped,
         heads,
@@ -259,7 +286,6 @@ def attention(
         num_warps=8,
         num_stages=num_stages,
     )
-    return out
 
 
 def _in_tiles(stand_ins: StandIns, kept: Tensor, dtype: torch.dtype, shape: Shape) -> _Dropped:
@@ -270,6 +296,5 @@ def _in_tiles(stand_ins: StandIns, kept: Tensor, dtype: torch.dtype, shape: Shap
     keys, half_variances, values = (pad(x.to(dtype), (0, columns, 0, rows)) for x in stand_ins[:3])
     log_sizes = pad(stand_ins.log_size, (0, rows), value=-torch.inf)
     # Heads that are better off without stand-ins have none, and skip them all.
-    has_any = (log_sizes > -torch.inf).any(-1)
-    stop = has_any.int() * log_sizes.shape[-1]
-    return _Dropped(keys, half_variances, values, log_sizes, kept.contiguous(), stop)
+    stop = (log_sizes > -torch.inf).any(-1).int() * log_sizes.shape[-1]
+    return _Dropped(keys, half_variances, values, log_sizes, kept, stop)

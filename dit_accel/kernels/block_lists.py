@@ -20,7 +20,7 @@ _BLOCKS = 1024  # of keys, that a program looks at in one go
 
 
 class Partition(NamedTuple):
-    """Clusters of tokens; see `counting_sort`.
+    """Clusters of tokens.
 
     Args:
         labels: [B, H, S] int32, the cluster of each token.
@@ -32,6 +32,10 @@ class Partition(NamedTuple):
     order: Tensor
     sizes: Tensor
     starts: Tensor
+
+    def of_heads(self, part: slice) -> Partition:
+        """That of some heads, contiguous."""
+        return Partition(*(x[:, part].contiguous() for x in self))
 
 
 class Cut(NamedTuple):
@@ -54,8 +58,22 @@ def cut_queries(sizes: Tensor, num_tokens: int, block: int) -> Cut:
 
 def cut_keys(sizes: Tensor, num_tokens: int) -> Cut:
     """Clusters of ``sizes`` [B, H, C] int32 in micro-blocks of 2C kinds: the whole ones of each, then the rests."""
-    limit = (num_tokens + (MICRO - 1) * sizes.shape[-1]) // MICRO
-    return _cut(torch.cat([sizes // MICRO, (sizes % MICRO > 0).to(torch.int32)], dim=-1), limit)
+    counts = torch.cat([sizes // MICRO, (sizes % MICRO > 0).to(torch.int32)], dim=-1)
+    return _cut(counts, _max_micro_blocks(num_tokens, sizes.shape[-1]))
+
+
+def _max_micro_blocks(num_tokens: int, num_clusters: int) -> int:
+    return (num_tokens + (MICRO - 1) * num_clusters) // MICRO
+
+
+def _number_dtype(num_blocks: int) -> torch.dtype:
+    return torch.int16 if num_blocks <= 1 << 15 else torch.int32
+
+
+def list_bytes(num_tokens: int, num_queries: int, num_keys: int) -> int:
+    """What the lists of one head take, for so many tokens and clusters of queries and of keys."""
+    num_blocks = _max_micro_blocks(num_tokens, num_keys)
+    return num_queries * num_blocks * _number_dtype(num_blocks).itemsize
 
 
 def _cut(counts: Tensor, limit: int) -> Cut:
@@ -102,14 +120,14 @@ def block_lists(keys: Cut, kept: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         keys: from `cut_keys`.
-        kept: [B, H, CQ, CK] bool.
+        kept: [B, H, CQ, CK] bool, contiguous.
     """
     batch, heads, num_queries, num_keys = kept.shape
     num_blocks = keys.owner.shape[-1]
-    dtype = torch.int16 if num_blocks <= 1 << 15 else torch.int32
+    dtype = _number_dtype(num_blocks)
     lists = torch.empty(batch, heads, num_queries, num_blocks, dtype=dtype, device=kept.device)
     lengths = torch.empty(batch, heads, num_queries, 2, dtype=torch.int32, device=kept.device)
     _list_kernel[(num_queries, batch * heads)](
-        keys.owner, kept.contiguous(), lists, lengths, num_blocks, num_queries, num_keys, BLOCK=_BLOCKS
+        keys.owner, kept, lists, lengths, num_blocks, num_queries, num_keys, BLOCK=_BLOCKS
     )
     return lists, lengths

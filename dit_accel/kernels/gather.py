@@ -69,7 +69,7 @@ def gather(key: Tensor, value: Tensor, clusters: Partition, cut: Cut, block_dim:
 
     Args:
         key, value: [B, S, H, D], of any strides.
-        clusters: of the keys.
+        clusters: of the keys, contiguous.
         cut: of these clusters, from `cut_keys`.
         block_dim: a power of two, at least D.
     """

@@ -22,6 +22,7 @@ class TritonBackend:
 
     def assign(self, tokens: Tensor, centroids: Tensor) -> Tensor:
         """See `Backend.assign`."""
+        _check_dtype(tokens)
         from ..kernels.assign import assign
 
         with torch.cuda.device_of(tokens):
@@ -39,23 +40,29 @@ class TritonBackend:
         """See `Backend.attend`.
 
         Raises:
-            ConfigError: ``scale`` is not positive.
+            ConfigError: ``scale`` is not positive, or bfloat16 on a CPU.
         """
+        _check_dtype(query)
+        if scale <= 0:
+            raise ConfigError(f'The backend 'triton' needs a positive scale, got {scale}. Use backend="torch".')
         from ..kernels.attention import StandIns, attention
         from ..kernels.block_lists import Partition
 
-        if scale <= 0:
-            raise ConfigError(f'The backend "triton" needs a positive scale, got {scale}. Use backend="torch".')
-        queries, keys = (
-            Partition(*(x.contiguous() for x in (c.labels, c.order, c.sizes, c.starts)))
-            for c in (selection.query, selection.key)
-        )
+        queries, keys = (Partition(c.labels, c.order, c.sizes, c.starts) for c in (selection.query, selection.key))
         pseudo = selection.pseudo
         stand_ins = None
         if pseudo is not None:
             stand_ins = StandIns(pseudo.key, pseudo.half_variance, pseudo.value, pseudo.log_size)
         with torch.cuda.device_of(query):
             return attention(query, key, value, queries, keys, selection.kept, stand_ins, scale)
+
+
+def _check_dtype(tokens: Tensor) -> None:
+    """On a CPU Triton interprets; its products of bfloat16 are those of the bit patterns."""
+    if tokens.device.type == "cpu" and tokens.dtype == torch.bfloat16:
+        raise ConfigError(
+            'Triton\'s interpreter cannot multiply bfloat16. On a CPU, use float16 or float32, or backend="torch".'
+        )
 
 
 def load(device: torch.device) -> Backend:
@@ -67,21 +74,21 @@ def load(device: torch.device) -> Backend:
     is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if device.type == "cpu" and not is_interpreted:
         raise BackendUnavailableError(
-            'The backend "triton" runs on a GPU, these tensors are on cpu. Use backend="auto". (For tests, Triton\'s '
+            'The backend 'triton' runs on a GPU, these tensors are on cpu. Use backend="auto". (For tests, Triton\'s '
             "interpreter runs on a CPU: set TRITON_INTERPRET=1 before Python starts.)"
         )
     try:
         import triton  # noqa: F401  # only whether it is there
     except ImportError as error:
         raise BackendUnavailableError(
-            f'The backend "triton" needs Triton, which does not load here ({error}). Install it with: '
+            f'The backend 'triton' needs Triton, which does not load here ({error}). Install it with: '
             "pip install 'dit-accel[triton]'"
         ) from error
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         if major < _MIN_CAPABILITY:
             raise BackendUnavailableError(
-                f'The backend "triton" needs a GPU of compute capability {_MIN_CAPABILITY}.0 or newer, '
+                f'The backend 'triton' needs a GPU of compute capability {_MIN_CAPABILITY}.0 or newer, '
                 f'{torch.cuda.get_device_name(device)} has {major}.{minor}. Use backend="auto".'
             )
     return TritonBackend()

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from dit_accel.errors import ConfigError
+from dit_accel.kernels import attention
+from dit_accel.kernels.block_lists import list_bytes
 from dit_accel.sparse import reference
 from dit_accel.sparse.clusters import Clusters, Selection, summarize
 from dit_accel.sparse.triton_backend import TritonBackend
@@ -68,6 +70,16 @@ def test_flat_and_steep_logits(factor: float) -> None:
     pseudo = summarize(key, value, keys)
     pseudo = replace(pseudo, half_variance=pseudo.half_variance / factor)
     check(query * factor, key, value, Selection(queries, keys, kept, pseudo), 0.125)
+
+
+def test_heads_in_groups_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    clusters = clusters_of_sizes(40, 13, 17, heads=5)
+    qkv = [random(1, 70, 5, 32, seed=seed) for seed in range(3)]
+    kept = torch.rand(1, 5, 3, 3, generator=torch.Generator().manual_seed(0)).to(DEVICE) < 0.6
+    selection = Selection(clusters, clusters, kept, summarize(qkv[1], qkv[2], clusters))
+    at_once = BACKEND.attend(*qkv, selection, 0.2)
+    monkeypatch.setattr(attention, "_LIST_BYTES", 2 * list_bytes(70, 3, 3))
+    assert torch.equal(BACKEND.attend(*qkv, selection, 0.2), at_once)
 
 
 def test_channels_may_be_strided() -> None:

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from dit_accel.errors import BackendUnavailableError
+from dit_accel.errors import BackendUnavailableError, ConfigError
 from dit_accel.sparse import backends
 from dit_accel.sparse.torch_backend import TorchBackend
 from dit_accel.sparse.triton_backend import TritonBackend
@@ -52,3 +52,9 @@ def test_without_triton_it_says_what_to_install(gpu: pytest.MonkeyPatch) -> None
     with pytest.raises(BackendUnavailableError, match=r"needs Triton.*pip install 'dit-accel\[triton\]'"):
         backends.load_backend("triton", CUDA)
     assert isinstance(backends.load_backend("auto", CUDA), TorchBackend)
+
+
+def test_bfloat16_is_refused_where_it_would_be_wrong() -> None:
+    tokens = torch.zeros(1, 8, 1, 16, dtype=torch.bfloat16)
+    with pytest.raises(ConfigError, match="interpreter cannot multiply bfloat16"):
+        TritonBackend().assign(tokens, torch.zeros(1, 1, 2, 16))
