@@ -43,7 +43,7 @@ def tile_shape(dim: int, dtype: torch.dtype, shared_memory: int) -> tuple[Shape,
         if rows * block_dim * dtype.itemsize + _SHARED_MARGIN <= shared_memory:
             return Shape(*map(tl.constexpr, (dim, block_dim, block_m, block_n, block_c))), num_stages
     raise ConfigError(
-        f'The backend 'triton' has no tile for {dim} channels of {dtype} that fits into {shared_memory >> 10} KiB of '
+        f'The backend "triton" has no tile for {dim} channels of {dtype} that fits into {shared_memory >> 10} KiB of '
         'shared memory. Use backend="torch".'
     )
 

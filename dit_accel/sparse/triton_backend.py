@@ -44,7 +44,7 @@ class TritonBackend:
         """
         _check_dtype(query)
         if scale <= 0:
-            raise ConfigError(f'The backend 'triton' needs a positive scale, got {scale}. Use backend="torch".')
+            raise ConfigError(f'The backend "triton" needs a positive scale, got {scale}. Use backend="torch".')
         from ..kernels.attention import StandIns, attention
         from ..kernels.block_lists import Partition
 
@@ -74,21 +74,21 @@ def load(device: torch.device) -> Backend:
     is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if device.type == "cpu" and not is_interpreted:
         raise BackendUnavailableError(
-            'The backend 'triton' runs on a GPU, these tensors are on cpu. Use backend="auto". (For tests, Triton\'s '
+            'The backend "triton" runs on a GPU, these tensors are on cpu. Use backend="auto". (For tests, Triton\'s '
             "interpreter runs on a CPU: set TRITON_INTERPRET=1 before Python starts.)"
         )
     try:
         import triton  # noqa: F401  # only whether it is there
     except ImportError as error:
         raise BackendUnavailableError(
-            f'The backend 'triton' needs Triton, which does not load here ({error}). Install it with: '
+            f'The backend "triton" needs Triton, which does not load here ({error}). Install it with: '
             "pip install 'dit-accel[triton]'"
         ) from error
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         if major < _MIN_CAPABILITY:
             raise BackendUnavailableError(
-                f'The backend 'triton' needs a GPU of compute capability {_MIN_CAPABILITY}.0 or newer, '
+                f'The backend "triton" needs a GPU of compute capability {_MIN_CAPABILITY}.0 or newer, '
                 f'{torch.cuda.get_device_name(device)} has {major}.{minor}. Use backend="auto".'
             )
     return TritonBackend()
