@@ -98,10 +98,9 @@ def _attend_both(
     if keys.shape[0] == 0:
         return pseudo_weights @ pseudo_values
     scores = queries @ keys.T
-    largest, where = scores.max(-1, keepdim=True)
     weights = scores.softmax(-1)
-    # The largest weight is exp(largest − mass): the softmax has told its own normaliser.
-    mass = largest.float() - weights.gather(-1, where).float().log()
+    # The largest weight is exp(largest score − mass): the softmax has told its own normaliser.
+    mass = scores.amax(-1, keepdim=True).float() - weights.amax(-1, keepdim=True).float().log()
     share = torch.sigmoid(mass - pseudo_mass)
     out = (weights @ values).float() * share + (pseudo_weights @ pseudo_values).float() * (1 - share)
     return out.to(queries.dtype)
