@@ -37,9 +37,10 @@ def test_strides_do_not_matter(layout: str) -> None:
     assert torch.equal(assign(tokens, centroids), reference(whole, centroids))
 
 
-def test_of_equals_it_is_the_lowest() -> None:
-    tokens, centroids = random(1, 50, 2, 32), random(1, 2, 45, 32, seed=1)
-    twice = torch.cat([centroids, centroids], dim=2)  # the second of a pair is in another tile, or in another lane
+@pytest.mark.parametrize("count", [7, 64])  # the second of a pair is in the same tile, or in the same lane of another
+def test_of_equals_it_is_the_lowest(count: int) -> None:
+    tokens, centroids = random(1, 50, 2, 32), random(1, 2, count, 32, seed=1)
+    twice = torch.cat([centroids, centroids], dim=2)
     assert torch.equal(assign(tokens, twice), reference(tokens, centroids))
 
 

@@ -15,7 +15,7 @@ from tests.kernels.conftest import DEVICE, DTYPES, random, random_labels
 @pytest.mark.parametrize(("length", "num_clusters", "dim"), [(150, 12, 48), (64, 1, 64), (9, 20, 96)])
 def test_a_cluster_is_where_its_blocks_are(dtype: torch.dtype, length: int, num_clusters: int, dim: int) -> None:
     key = random(2, 3, length, dim, dtype=dtype).transpose(1, 2)
-    value = random(2, length, 3, dim, dtype=dtype, seed=1)
+    value = random(2, length + 1, 3, dim, dtype=dtype, seed=1)[:, 1:]
     clusters = Clusters.of(random_labels(2, 3, length, num_clusters), num_clusters)
     cut = cut_keys(clusters.sizes, length)
     partition = Partition(clusters.labels, clusters.order, clusters.sizes, clusters.starts)
