@@ -44,10 +44,10 @@ class FlexBackend(TorchOps):
         num_clusters, pseudo = selection.kept.shape[-1], selection.pseudo
         front = _rounded_up(num_clusters, _KEYS)  # also without pseudo-tokens: then no block lists these columns
         rows, columns = _Layout.of(selection.query, _QUERIES), _Layout.of(selection.key, _KEYS, front)
-        bias = torch.full((batch * heads, columns.size), -torch.inf, device=query.device)
+        bias = torch.full((batch * heads, columns.size), -torch.inf, dtype=torch.float32, device=query.device)
         bias.view(-1).index_fill_(0, columns.slots, 0.0)
         if pseudo is not None:
-            # Of the second scale of scale² · Σ q²·half_variance, the kernel itself takes care.
+            # scale² · Σ q²·half_variance: the kernel multiplies by the other factor.
             squares = (query.float().square() * scale).to(query.dtype)
             query, key = torch.cat([query, squares], -1), pad(key, (0, dim))
         queries, keys, values = rows.place(query), columns.place(key), columns.place(value)
