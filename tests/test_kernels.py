@@ -31,7 +31,12 @@ def test_kernels_and_conformance_interpreted() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--no-header"]
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "TRITON_"))}
     done = subprocess.run(
-        [*command, "tests/kernels", "tests/sparse/test_backends.py", "tests/sparse/test_triton_backend.py"],
+        [
+            *command,
+            "tests/kernels",
+            "tests/sparse/test_backends.py::TestConformance",
+            "tests/sparse/test_triton_backend.py",
+        ],
         cwd=ROOT,
         env={**own, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -41,7 +46,7 @@ def test_kernels_and_conformance_interpreted() -> None:
         timeout=280,
     )
     assert done.returncode == 0, done.stdout
-    assert "test_kernels" not in done.stdout and "passed" in done.stdout
+    assert "skipped" not in done.stdout
 
 
 class FakeDriver:

@@ -240,18 +240,12 @@ def attention(
     at_a_time = max(1, _LIST_BYTES // (batch * list_bytes(num_tokens, *kept.shape[2:])))
     for first in range(0, num_heads, at_a_time):
         part = slice(first, first + at_a_time)
-        _attend_heads(
-            *(x[:, :, part] for x in (query, key, value, out)),
-            queries.of_heads(part),
-            keys.of_heads(part),
-            kept[:, part].contiguous(),
-            stand_ins and StandIns(*(x[:, part] for x in stand_ins)),
-            scale,
-        )
+        _attend_heads(part, query, key, value, out, queries, keys, kept, stand_ins, scale)
     return out
 
 
 def _attend_heads(
+    part: slice,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -262,13 +256,17 @@ def _attend_heads(
     stand_ins: StandIns | None,
     scale: float,
 ) -> None:
+    query, key, value, out = (x[:, :, part] for x in (query, key, value, out))
+    queries, keys, kept = queries.of_heads(part), keys.of_heads(part), kept[:, part].contiguous()
     batch, num_tokens, heads, dim = query.shape
     shape, num_stages = tile_shape(dim, query.dtype, shared_memory(query.device))
     tiles = cut_queries(queries.sizes, num_tokens, shape.BLOCK_M.value)
     micro = cut_keys(keys.sizes, num_tokens)
     lists, lengths = block_lists(micro, kept)
     gathered = gather(key, value, keys, micro, shape.BLOCK_D.value)
-    dropped = None if stand_ins is None else _in_tiles(stand_ins, kept, query.dtype, shape)
+    dropped = None
+    if stand_ins is not None:
+        dropped = _in_tiles(StandIns(*(x[:, part] for x in stand_ins)), kept, query.dtype, shape)
     _attention_kernel[(tiles.owner.shape[-1], batch * heads)](
         _Rows(query, *query.stride()),
         _Rows(out, *out.stride()),
