@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .backends import TorchOps
 from .clusters import Selection
@@ -18,10 +18,10 @@ _ROWS = 256  # queries at a time: their scores stay in the cache between product
 
 
 class _Head(NamedTuple):
-    """One head of one batch item, in cluster order; queries are scaled."""
+    """One head of one batch item, in cluster order; queries are scaled. With pseudo-tokens, keys end in a zero row."""
 
     queries: Tensor
-    keys: Tensor
+    keys: Tensor  # [S (+ 1), D], as the values
     values: Tensor
     pseudo_logits: Tensor | None  # [S, CK] float32
     pseudo_values: Tensor | None  # [CK, D]
@@ -59,7 +59,9 @@ class TorchBackend(TorchOps):
         # The size is added in float32: in bfloat16 its logarithm would be off by more than all the rest.
         logits = (queries @ pseudo.key[at].T.to(queries.dtype)).float()
         logits += queries.square() @ pseudo.half_variance[at].T.to(queries.dtype)
-        return _Head(queries, keys, values, logits.add_(pseudo.log_size[at]), pseudo.value[at].to(values.dtype))
+        logits.add_(pseudo.log_size[at])
+        keys, values = pad(keys, (0, 0, 0, 1)), pad(values, (0, 0, 0, 1))
+        return _Head(queries, keys, values, logits, pseudo.value[at].to(values.dtype))
 
 
 def _attend_head(head: _Head, selection: Selection, at: tuple[int, int], sizes: list[int]) -> Tensor:
@@ -70,6 +72,8 @@ def _attend_head(head: _Head, selection: Selection, at: tuple[int, int], sizes: 
         if size == 0:
             continue
         rows, tokens = slice(start, start + size), kept.index_select(0, key_labels).nonzero().squeeze(1)
+        if head.pseudo_logits is not None:
+            tokens = pad(tokens, (0, 1), value=len(head.keys) - 1)
         keys, values = head.keys.index_select(0, tokens), head.values.index_select(0, tokens)
         if head.pseudo_logits is None or head.pseudo_values is None:
             outputs.append(_attend_tokens(head.queries[rows], keys, values))
@@ -92,18 +96,21 @@ def _attend_tokens(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def _attend_both(
     queries: Tensor, keys: Tensor, values: Tensor, pseudo_logits: Tensor, pseudo_values: Tensor
 ) -> Tensor:
-    """Attention to tokens and pseudo-tokens in one softmax: two of them, merged by the mass of each."""
-    pseudo_mass = pseudo_logits.logsumexp(-1, keepdim=True)
-    pseudo_weights = (pseudo_logits - pseudo_mass).exp_().nan_to_num_(0.0).to(queries.dtype)  # nan: none is left
-    if keys.shape[0] == 0:
-        return pseudo_weights @ pseudo_values
+    """Attention to tokens and pseudo-tokens in one softmax. The last row of keys and values is zero, and no token."""
+    mass = pseudo_logits.logsumexp(-1, keepdim=True)
+    pseudo_out = (pseudo_logits - mass).exp_().nan_to_num_(0.0).to(queries.dtype) @ pseudo_values  # nan: none is left
+    if keys.shape[0] == 1:
+        return pseudo_out
+    # All pseudo-tokens together are one more column of the softmax, which so needs no second pass over the scores for
+    # its normaliser. What rounding takes from their mass is made good after it.
     scores = queries @ keys.T
+    rounded = mass.to(scores.dtype)
+    scores[:, -1:] = rounded
     weights = scores.softmax(-1)
-    # The largest weight is exp(largest score − mass): the softmax has told its own normaliser.
-    mass = scores.amax(-1, keepdim=True).float() - weights.amax(-1, keepdim=True).float().log()
-    share = torch.sigmoid(mass - pseudo_mass)
-    out = (weights @ values).float() * share + (pseudo_weights @ pseudo_values).float() * (1 - share)
-    return out.to(queries.dtype)
+    lost = (mass - rounded.float()).nan_to_num_(0.0)  # nan: −inf less −inf
+    share = weights[:, -1:].float()
+    out = (weights @ values).float() + pseudo_out.float() * share * lost.exp()
+    return (out / (1 + share * lost.expm1())).to(queries.dtype)
 
 
 def load(device: torch.device) -> TorchBackend:  # the same everywhere
