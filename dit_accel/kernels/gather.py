@@ -1,7 +1,7 @@
 """Copy keys and values into their micro-blocks, side by side.
 
-A key is read by a third of all clusters of queries, so one copy pays: its address then takes one short load instead of
-two dependent ones, eight rows at a time lie together, and columns up to a power of two are there to be multiplied.
+A key is read again for every cluster of queries that keeps it, so one copy pays: its address then takes one short load
+instead of two dependent ones, eight rows at a time lie together, and columns are filled up to a power of two.
 """
 
 from __future__ import annotations

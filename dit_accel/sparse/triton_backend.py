@@ -12,6 +12,7 @@ from .backends import Backend
 from .clusters import Clusters, Selection
 
 _MIN_CAPABILITY = 8  # Ampere: the first with bfloat16 and asynchronous copies
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class TritonBackend:
@@ -40,7 +41,7 @@ class TritonBackend:
         """See `Backend.attend`.
 
         Raises:
-            ConfigError: ``scale`` is not positive, or bfloat16 on a CPU.
+            ConfigError: ``scale`` is not positive, or the dtype is not one of those that the kernels take.
         """
         _check_dtype(query)
         if scale <= 0:
@@ -58,10 +59,12 @@ class TritonBackend:
 
 
 def _check_dtype(tokens: Tensor) -> None:
-    """On a CPU Triton interprets; its products of bfloat16 are those of the bit patterns."""
-    if tokens.device.type == "cpu" and tokens.dtype == torch.bfloat16:
+    # On a CPU Triton interprets; its products of bfloat16 are those of the bit patterns.
+    allowed = (torch.float32, torch.float16) if tokens.device.type == "cpu" else _DTYPES
+    if tokens.dtype not in allowed:
         raise ConfigError(
-            'Triton\'s interpreter cannot multiply bfloat16. On a CPU, use float16 or float32, or backend="torch".'
+            f'The backend "triton" takes {" and ".join(map(str, allowed))} on {tokens.device.type}, got '
+            f'{tokens.dtype}. Use backend="torch".'
         )
 
 

@@ -54,7 +54,8 @@ def test_without_triton_it_says_what_to_install(gpu: pytest.MonkeyPatch) -> None
     assert isinstance(backends.load_backend("auto", CUDA), TorchBackend)
 
 
-def test_bfloat16_is_refused_where_it_would_be_wrong() -> None:
-    tokens = torch.zeros(1, 8, 1, 16, dtype=torch.bfloat16)
-    with pytest.raises(ConfigError, match="interpreter cannot multiply bfloat16"):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_dtype_that_would_come_out_wrong_is_refused(dtype: torch.dtype) -> None:
+    tokens = torch.zeros(1, 8, 1, 16, dtype=dtype)
+    with pytest.raises(ConfigError, match=f"takes torch.float32 and torch.float16 on cpu, got {dtype}. Use backend="):
         TritonBackend().assign(tokens, torch.zeros(1, 1, 2, 16))
