@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .configs import DBCacheConfig, LeMiCaConfig
+from .configs import DBCacheConfig, LeMiCaConfig, SVG2Config
 from .errors import DitAccelError
 from .schedule import CacheSchedule
 
@@ -49,6 +49,7 @@ __all__ = [
     "ErrorGraph",
     "LeMiCaConfig",
     "QualityReport",
+    "SVG2Config",
     "available_presets",
     "disable_acceleration",
     "enable_acceleration",

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ._diffusers import denoisers_of, refuse_native_cache
 from .cache.install import install_dbcache, install_lemica
-from .configs import Config, DBCacheConfig, LeMiCaConfig
+from .configs import Config, DBCacheConfig, LeMiCaConfig, SVG2Config
 from .errors import AlreadyAcceleratedError, ConfigError, UnknownPresetError, UnsupportedPipelineError, did_you_mean
 from .installation import Installation
 from .registry import find_spec, find_variant
 from .run_record import AccelerationStats, RunRecord, StepCounter
+from .sparse.install import install_svg2
 from .specs import PipelineSpec, PresetBuilder
 
 if TYPE_CHECKING:
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
 Installer = Callable[[Installation, Any], None]
 
-_INSTALLERS: dict[type, Installer] = {DBCacheConfig: install_dbcache, LeMiCaConfig: install_lemica}
+_INSTALLERS: dict[type, Installer] = {
+    SVG2Config: install_svg2,
+    DBCacheConfig: install_dbcache,
+    LeMiCaConfig: install_lemica,
+}
 _HANDLE = "_dit_accel_acceleration"  # attribute on each denoiser while it is accelerated
 
 
@@ -67,11 +72,13 @@ def enable_acceleration(
         The handle; ``handle.disable()`` undoes everything.
 
     Raises:
-        UnsupportedPipelineError: no specification covers the pipeline, or it has no denoiser.
+        UnsupportedPipelineError: no specification covers the pipeline, it has no denoiser, or the method does not
+            apply to it.
         UnknownPresetError: the pipeline has no such preset.
         ConfigError: nothing was asked for, two configs of one method, DBCache and LeMiCa together, an override that no
             config has, or probe and corrector blocks that leave nothing to cache.
         AlreadyAcceleratedError: the pipeline, or one that shares its denoiser, is accelerated already.
+        BackendUnavailableError: the sparse attention backend asked for cannot run here.
     """
     spec = find_spec(pipe)
     configs = _overridden(tuple(_flatten(pipe, spec, presets_or_configs)), overrides)
@@ -133,7 +140,7 @@ def available_presets(pipe: DiffusionPipeline) -> list[str]:
 
 def _presets(pipe: DiffusionPipeline, spec: PipelineSpec) -> dict[str, PresetBuilder]:
     variant = find_variant(pipe, spec)
-    return {**spec.presets, **(variant.presets if variant else {})}
+    return {**spec.all_presets, **(variant.presets if variant else {})}
 
 
 def _flatten(pipe: DiffusionPipeline, spec: PipelineSpec, wanted: Sequence[Any]) -> list[Config]:

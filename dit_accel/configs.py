@@ -263,4 +263,4 @@ class SVG2Config:
                 raise ConfigError(f"{owner}: max_error={self.max_error} needs probe_rows of at least 1, got 0.")
 
 
-Config = DBCacheConfig | LeMiCaConfig
+Config = DBCacheConfig | LeMiCaConfig | SVG2Config

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from .configs import Config, DBCacheConfig, Forecast, LeMiCaConfig
+from .configs import Config, DBCacheConfig, Forecast, LeMiCaConfig, SVG2Config
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 PresetBuilder = Callable[[], tuple[Config, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """The quadratic self-attention of a denoiser's blocks.
+
+    Args:
+        path: attribute of the attention module in every block; ``"a.b"`` is attribute ``b`` of ``a``.
+        text: where text tokens stand in the joint sequence; ``"none"``: there are only video tokens.
+        masks_only_text: the attention mask that the model gives is False at padded text and nowhere else.
+        processors: class name of a processor -> qualified name of one that does the same and builds no S × S mask.
+    """
+
+    path: str
+    text: Literal["none", "start", "end"] = "none"
+    masks_only_text: bool = False
+    processors: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +45,7 @@ class BlockSpec:
         compute_when: names of arguments of the denoiser's forward (``"a.b"`` is the item ``b`` of the dict ``a``). A
             call in which one of them is set (neither None nor False) always computes and leaves the cache alone, e.g.
             because its blocks write a KV cache.
+        attention: where sparse attention goes, or why it does not apply.
     """
 
     lists: tuple[str, ...]
@@ -35,6 +53,7 @@ class BlockSpec:
     video: str | None = None
     is_interleaved: bool = False
     compute_when: tuple[str, ...] = ()
+    attention: AttentionSpec | str = "its specification names no self-attention"
 
 
 def by_num_inference_steps(num_steps: int) -> dict[str, Any]:
@@ -77,6 +96,12 @@ def dbcache_presets(
     }
 
 
+def svg2_presets(**knobs: Any) -> dict[str, PresetBuilder]:
+    """The presets of sparse attention; ``knobs`` are fields of `SVG2Config` that both get."""
+    turbo = {"top_p": 0.8, "min_kept_ratio": 0.05, "dense_steps": 0.1, **knobs}
+    return {"svg2": lambda: (SVG2Config(**knobs),), "svg2-turbo": lambda: (SVG2Config(**turbo),)}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Variant:
     """One published model of a family, recognised by the configuration of its denoiser, with its presets.
@@ -113,6 +138,12 @@ class PipelineSpec:
     denoisers: Mapping[str, BlockSpec]
     variants: tuple[Variant, ...] = ()
     presets: Mapping[str, PresetBuilder] = field(default_factory=dbcache_presets)
+
+    @property
+    def all_presets(self) -> dict[str, PresetBuilder]:
+        """Those of the family, with `svg2_presets` where sparse attention applies."""
+        is_sparse = all(isinstance(blocks.attention, AttentionSpec) for blocks in self.denoisers.values())
+        return {**(svg2_presets() if is_sparse else {}), **self.presets}
 
 
 LEMICA_PRESETS = ("lemica-slow", "lemica-medium", "lemica-fast", "lemica-ultra")

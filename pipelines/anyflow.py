@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline
+from dit_accel.specs import AttentionSpec, BlockSpec, PipelineSpec, TinyPipeline
 
 if TYPE_CHECKING:
     from diffusers import AnyFlowFARPipeline, AnyFlowPipeline, ModelMixin
@@ -68,7 +68,7 @@ ANYFLOW = register_pipeline(
                 },
             ),
         },
-        denoisers={"transformer": BlockSpec(("blocks",))},
+        denoisers={"transformer": BlockSpec(("blocks",), attention=AttentionSpec("attn1"))},
     )
 )
 
@@ -88,6 +88,12 @@ ANYFLOW_FAR = register_pipeline(
         },
         # Only the call on finished chunks writes the KV cache for those to come, and must run. A denoising
         # call reads the cache and leaves it as it is.
-        denoisers={"transformer": BlockSpec(("blocks",), compute_when=("kv_cache_flag.is_cache_step",))},
+        denoisers={
+            "transformer": BlockSpec(
+                ("blocks",),
+                compute_when=("kv_cache_flag.is_cache_step",),
+                attention="its queries, of one chunk, attend to a cache of the finished ones: fewer queries than keys",
+            )
+        },
     )
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline
+from dit_accel.specs import AttentionSpec, BlockSpec, PipelineSpec, TinyPipeline
 
 if TYPE_CHECKING:
     from diffusers import ChronoEditPipeline
@@ -41,6 +41,6 @@ CHRONOEDIT = register_pipeline(
                 },
             ),
         },
-        denoisers={"transformer": BlockSpec(("blocks",))},
+        denoisers={"transformer": BlockSpec(("blocks",), attention=AttentionSpec("attn1"))},
     )
 )

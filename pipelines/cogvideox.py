@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline
+from dit_accel.specs import AttentionSpec, BlockSpec, PipelineSpec, TinyPipeline
 
 if TYPE_CHECKING:
     from diffusers import (
@@ -143,6 +143,12 @@ COGVIDEOX = register_pipeline(
                 tiny_fun_control, tiny_control_inputs, variations=_ONE_PROMPT
             ),
         },
-        denoisers={"transformer": BlockSpec(("transformer_blocks",), ("hidden_states", "encoder_hidden_states"))},
+        denoisers={
+            "transformer": BlockSpec(
+                ("transformer_blocks",),
+                ("hidden_states", "encoder_hidden_states"),
+                attention=AttentionSpec("attn1", text="start"),
+            )
+        },
     )
 )

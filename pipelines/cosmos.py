@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline
+from dit_accel.specs import AttentionSpec, BlockSpec, PipelineSpec, TinyPipeline
 
 if TYPE_CHECKING:
     from diffusers import (
@@ -129,6 +129,6 @@ COSMOS = register_pipeline(
                 tiny_video_to_world2, tiny_image_to_video_inputs, variations=VARIATIONS
             ),
         },
-        denoisers={"transformer": BlockSpec(("transformer_blocks",))},
+        denoisers={"transformer": BlockSpec(("transformer_blocks",), attention=AttentionSpec("attn1"))},
     )
 )

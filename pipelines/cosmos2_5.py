@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline
+from dit_accel.specs import AttentionSpec, BlockSpec, PipelineSpec, TinyPipeline
 
 if TYPE_CHECKING:
     from diffusers import Cosmos2_5_PredictBasePipeline, Cosmos2_5_TransferPipeline
@@ -122,6 +122,6 @@ COSMOS2_5 = register_pipeline(
                 variations={"batch of two": {"prompt": PROMPTS}, **VARIATIONS},
             ),
         },
-        denoisers={"transformer": BlockSpec(("transformer_blocks",))},
+        denoisers={"transformer": BlockSpec(("transformer_blocks",), attention=AttentionSpec("attn1"))},
     )
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline
+from dit_accel.specs import AttentionSpec, BlockSpec, PipelineSpec, TinyPipeline
 
 if TYPE_CHECKING:
     from diffusers import Cosmos3OmniPipeline
@@ -73,6 +73,13 @@ COSMOS3 = register_pipeline(
                 variations={"no guidance": {"guidance_scale": 1.0}, "another size": {"height": 48}},
             ),
         },
-        denoisers={"transformer": BlockSpec(("layers",), streams=("und_seq", "gen_seq"), video="gen_seq")},
+        denoisers={
+            "transformer": BlockSpec(
+                ("layers",),
+                streams=("und_seq", "gen_seq"),
+                video="gen_seq",
+                attention=AttentionSpec("self_attn", text="start"),
+            )
+        },
     )
 )

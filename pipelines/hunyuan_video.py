@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline
+from dit_accel.specs import AttentionSpec, BlockSpec, PipelineSpec, TinyPipeline
 
 if TYPE_CHECKING:
     from diffusers import (
@@ -215,6 +215,12 @@ HUNYUAN_VIDEO = register_pipeline(
                 variations={"no guidance": _NO_GUIDANCE, "another size": _TWO_SECTIONS},
             ),
         },
-        denoisers={"transformer": BlockSpec(_LISTS, ("hidden_states", "encoder_hidden_states"))},
+        denoisers={
+            "transformer": BlockSpec(
+                _LISTS,
+                ("hidden_states", "encoder_hidden_states"),
+                attention=AttentionSpec("attn", text="end", masks_only_text=True),
+            )
+        },
     )
 )

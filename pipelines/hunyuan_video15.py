@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline, Variant, lemica_presets
+from dit_accel.specs import AttentionSpec, BlockSpec, PipelineSpec, TinyPipeline, Variant, lemica_presets
 
 if TYPE_CHECKING:
     from diffusers import HunyuanVideo15ImageToVideoPipeline, HunyuanVideo15Pipeline
@@ -130,6 +130,12 @@ _BATCH_OF_TWO = {
 }
 _MODULE = "diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5"
 
+# The model's own processor builds an S × S mask in every block; that of its predecessor is the same without it.
+_PROCESSORS = {
+    "HunyuanVideo15AttnProcessor2_0": "diffusers.models.transformers.transformer_hunyuan_video."
+    "HunyuanVideoAttnProcessor2_0"
+}
+
 HUNYUAN_VIDEO15 = register_pipeline(
     PipelineSpec(
         family="hunyuan-video-1.5",
@@ -141,7 +147,13 @@ HUNYUAN_VIDEO15 = register_pipeline(
                 tiny_image_to_video, tiny_image_to_video_inputs, variations={"batch of two": _BATCH_OF_TWO}
             ),
         },
-        denoisers={"transformer": BlockSpec(("transformer_blocks",), ("hidden_states", "encoder_hidden_states"))},
+        denoisers={
+            "transformer": BlockSpec(
+                ("transformer_blocks",),
+                ("hidden_states", "encoder_hidden_states"),
+                attention=AttentionSpec("attn", text="end", masks_only_text=True, processors=_PROCESSORS),
+            )
+        },
         variants=(
             Variant(
                 name="hunyuan-video-1.5",

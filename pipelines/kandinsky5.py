@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline
+from dit_accel.specs import AttentionSpec, BlockSpec, PipelineSpec, TinyPipeline
 
 if TYPE_CHECKING:
     from diffusers import Kandinsky5I2VPipeline, Kandinsky5T2VPipeline, Kandinsky5Transformer3DModel
@@ -107,6 +107,10 @@ KANDINSKY5 = register_pipeline(
                 tiny_i2v, tiny_image_inputs, variations=_VARIATIONS
             ),
         },
-        denoisers={"transformer": BlockSpec(("visual_transformer_blocks",), ("visual_embed",))},
+        denoisers={
+            "transformer": BlockSpec(
+                ("visual_transformer_blocks",), ("visual_embed",), attention=AttentionSpec("self_attention")
+            )
+        },
     )
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline
+from dit_accel.specs import AttentionSpec, BlockSpec, PipelineSpec, TinyPipeline
 
 if TYPE_CHECKING:
     from diffusers import Kandinsky6SRPipeline, Kandinsky6TI2VAPipeline
@@ -144,7 +144,13 @@ KANDINSKY6 = register_pipeline(
                 },
             ),
         },
-        denoisers={"transformer": BlockSpec(("visual_transformer_blocks",), ("vis", "aud"))},
+        denoisers={
+            "transformer": BlockSpec(
+                ("visual_transformer_blocks",),
+                ("vis", "aud"),
+                attention=AttentionSpec("video_dec_block.self_attention"),
+            )
+        },
     )
 )
 
@@ -156,6 +162,10 @@ KANDINSKY6_SR = register_pipeline(
                 tiny_sr, tiny_sr_inputs, variations={"batch of two": {"tiles_batch_size": 2}}
             ),
         },
-        denoisers={"transformer": BlockSpec(("visual_transformer_blocks",))},
+        denoisers={
+            "transformer": BlockSpec(
+                ("visual_transformer_blocks",), attention="its self-attention is block-sparse already (NABLA)"
+            )
+        },
     )
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline
+from dit_accel.specs import AttentionSpec, BlockSpec, PipelineSpec, TinyPipeline
 
 if TYPE_CHECKING:
     from diffusers import LattePipeline
@@ -89,6 +89,6 @@ LATTE = register_pipeline(
                 },
             ),
         },
-        denoisers={"transformer": BlockSpec(_LISTS, is_interleaved=True)},
+        denoisers={"transformer": BlockSpec(_LISTS, is_interleaved=True, attention=AttentionSpec("attn1"))},
     )
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline
+from dit_accel.specs import AttentionSpec, BlockSpec, PipelineSpec, TinyPipeline
 
 if TYPE_CHECKING:
     from diffusers import (
@@ -191,6 +191,6 @@ LTX = register_pipeline(
                 variations={label: VARIATIONS[label] for label in ("no guidance", "another size")},
             ),
         },
-        denoisers={"transformer": BlockSpec(("transformer_blocks",))},
+        denoisers={"transformer": BlockSpec(("transformer_blocks",), attention=AttentionSpec("attn1"))},
     )
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline
+from dit_accel.specs import AttentionSpec, BlockSpec, PipelineSpec, TinyPipeline
 
 if TYPE_CHECKING:
     from diffusers import (
@@ -233,6 +233,10 @@ LTX2 = register_pipeline(
                 tiny_dfr_temporal_refine, tiny_dfr_temporal_refine_inputs, steps=by_sigmas
             ),
         },
-        denoisers={"transformer": BlockSpec(("transformer_blocks",), ("hidden_states", "audio_hidden_states"))},
+        denoisers={
+            "transformer": BlockSpec(
+                ("transformer_blocks",), ("hidden_states", "audio_hidden_states"), attention=AttentionSpec("attn1")
+            )
+        },
     )
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline
+from dit_accel.specs import AttentionSpec, BlockSpec, PipelineSpec, TinyPipeline
 
 if TYPE_CHECKING:
     from diffusers import LucyEditPipeline
@@ -39,6 +39,9 @@ LUCY = register_pipeline(
                 variations={"no guidance": {"guidance_scale": 1.0}, "another size": {"height": 32}},
             ),
         },
-        denoisers={"transformer": BlockSpec(("blocks",)), "transformer_2": BlockSpec(("blocks",))},
+        denoisers={
+            "transformer": BlockSpec(("blocks",), attention=AttentionSpec("attn1")),
+            "transformer_2": BlockSpec(("blocks",), attention=AttentionSpec("attn1")),
+        },
     )
 )

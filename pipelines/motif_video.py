@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline
+from dit_accel.specs import AttentionSpec, BlockSpec, PipelineSpec, TinyPipeline
 
 if TYPE_CHECKING:
     from diffusers import MotifVideoImage2VideoPipeline, MotifVideoPipeline
@@ -108,6 +108,12 @@ MOTIF_VIDEO = register_pipeline(
                 tiny_image_to_video, tiny_image_to_video_inputs, variations=_ANOTHER_SIZE
             ),
         },
-        denoisers={"transformer": BlockSpec(_LISTS, ("hidden_states", "encoder_hidden_states"))},
+        denoisers={
+            "transformer": BlockSpec(
+                _LISTS,
+                ("hidden_states", "encoder_hidden_states"),
+                attention=AttentionSpec("attn", text="end", masks_only_text=True),
+            )
+        },
     )
 )

@@ -101,6 +101,11 @@ SANA_VIDEO = register_pipeline(
                 tiny_i2v, tiny_image_inputs, variations=_VARIATIONS
             ),
         },
-        denoisers={"transformer": BlockSpec(("transformer_blocks",))},
+        denoisers={
+            "transformer": BlockSpec(
+                ("transformer_blocks",),
+                attention="its self-attention is linear: there are no query-key pairs to leave out",
+            )
+        },
     )
 )

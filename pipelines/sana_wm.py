@@ -108,6 +108,12 @@ SANA_WM = register_pipeline(
                 variations={"no guidance": {"guidance_scale": 1.0}, "another size": {"height": 32}},
             ),
         },
-        denoisers={"transformer": BlockSpec(("blocks",), streams=("x",))},
+        denoisers={
+            "transformer": BlockSpec(
+                ("blocks",),
+                streams=("x",),
+                attention="most of its blocks have linear attention: there are no query-key pairs to leave out",
+            )
+        },
     )
 )

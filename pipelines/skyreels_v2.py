@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline
+from dit_accel.specs import AttentionSpec, BlockSpec, PipelineSpec, TinyPipeline
 
 if TYPE_CHECKING:
     from diffusers import (
@@ -124,6 +124,6 @@ SKYREELS_V2 = register_pipeline(
                 tiny_forcing_v2v, tiny_long_video_inputs, variations=_VARIATIONS
             ),
         },
-        denoisers={"transformer": BlockSpec(("blocks",))},
+        denoisers={"transformer": BlockSpec(("blocks",), attention=AttentionSpec("attn1"))},
     )
 )

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dit_accel.registry import register_pipeline
-from dit_accel.specs import BlockSpec, PipelineSpec, TinyPipeline, Variant, dbcache_presets, lemica_presets
+from dit_accel.specs import (
+    AttentionSpec,
+    BlockSpec,
+    PipelineSpec,
+    TinyPipeline,
+    Variant,
+    dbcache_presets,
+    lemica_presets,
+)
 
 if TYPE_CHECKING:
     from diffusers import (
@@ -143,7 +151,10 @@ WAN = register_pipeline(
                 tiny_animate, tiny_animate_inputs, variations=_VARIATIONS
             ),
         },
-        denoisers={"transformer": BlockSpec(("blocks",)), "transformer_2": BlockSpec(("blocks",))},
+        denoisers={
+            "transformer": BlockSpec(("blocks",), attention=AttentionSpec("attn1")),
+            "transformer_2": BlockSpec(("blocks",), attention=AttentionSpec("attn1")),
+        },
         variants=(
             Variant(
                 name="digits-wan",

@@ -55,6 +55,7 @@ TABLE = (
     Row("cache", (*BASE, *INSTALLATION, "cache"), ("torch",)),
     Row("kernels", (*BASE, "kernels"), ("torch", "triton")),
     Row("sparse", (*BASE, "kernels", "sparse"), ("torch",), ("triton", "flashinfer")),
+    Row("sparse.layers", (*BASE, *INSTALLATION, "kernels", "sparse"), ("torch",)),
     Row("sparse.install", (*BASE, *INSTALLATION, "kernels", "sparse"), ("torch",)),
     Row("profiling", ANY, ANY),
     Row("profiling.planner", (*BASE, "profiling.error_graph", "profiling.planner"), ("torch", "numpy"), ("networkx",)),

@@ -162,7 +162,7 @@ def test_doctor(shell: Shell) -> None:
 
 
 def test_presets(shell: Shell, source: str, tmp_path: Path) -> None:
-    names = ["dbcache-fast", "dbcache-medium", "dbcache-slow"]
+    names = ["dbcache-fast", "dbcache-medium", "dbcache-slow", "svg2", "svg2-turbo"]
     assert json.loads(shell.ok("presets", source, "--json"))["presets"] == names
     assert shell.ok("presets", source).split() == names
     assert "diffusers cannot load the pipeline" in shell.fails("presets", str(tmp_path))

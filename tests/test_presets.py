@@ -18,6 +18,7 @@ from .conftest import attributes, run_tiny, tiny_pipeline
 
 FAST, SLOW = CacheSchedule(6, (0, 3)), CacheSchedule(6, (0, 1, 2, 3))
 DBCACHE = ["dbcache-fast", "dbcache-medium", "dbcache-slow"]
+SVG2 = ["svg2", "svg2-turbo"]
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_overrides_replace_fields(with_presets):
             (7,),
             {},
             ConfigError,
-            "7 is neither a preset name nor a config. Use a string or one of: DBCacheConfig, LeMiCa",
+            "7 is neither a preset name nor a config. Use a string or one of: SVG2Config, DBCacheConfig, LeMiCa",
         ),
         ((FAST,), {}, ConfigError, "is neither a preset name nor a config"),
         ((None,), {}, ConfigError, "None is neither"),
@@ -124,13 +125,13 @@ def test_what_cannot_be_had_is_refused_and_nothing_is_left(with_presets, wanted,
 
 
 def test_available_presets_are_those_of_the_family_and_the_variant_sorted(with_presets):
-    assert available_presets(with_presets) == [*DBCACHE, "lemica-fast", "lemica-slow", "nothing"]
+    assert available_presets(with_presets) == [*DBCACHE, "lemica-fast", "lemica-slow", "nothing", *SVG2]
 
 
 @pytest.mark.parametrize("make", [wan.tiny, mochi.tiny])
 def test_a_model_without_a_shipped_schedule_says_how_to_get_one(make):
     pipe = make()
-    assert available_presets(pipe) == DBCACHE
+    assert available_presets(pipe) == [*DBCACHE, *SVG2]
     with pytest.raises(
         UnknownPresetError, match=r"No LeMiCa schedule ships.*'dit-accel profile JOB\.toml'.*LeMiCaConfig"
     ):

@@ -6,6 +6,7 @@ be added and removed outside of it in any order), an instance override of ``cach
 step), and on each video self-attention a copy of its processor that computes attention through us.
 """
 
+from .attention import AttentionCall, AttentionLayer, find_attention, is_perturbed, reroute_attention, run_in
 from .blocks import Forward, Undo, find_blocks, is_bypassed, stream_positions, wrap_forward
 from .calls import (
     CallObserver,
@@ -20,19 +21,25 @@ from .calls import (
 from .clock import DenoiseClock
 
 __all__ = [
+    "AttentionCall",
+    "AttentionLayer",
     "CallObserver",
     "DenoiseClock",
     "Forward",
     "Undo",
     "denoisers_of",
     "eager",
+    "find_attention",
     "find_blocks",
     "is_bypassed",
+    "is_perturbed",
     "observe_calls",
     "output_tensors",
     "rank_sum",
     "refuse_native_cache",
     "replace_tensors",
+    "reroute_attention",
+    "run_in",
     "stream_positions",
     "wrap_forward",
 ]

@@ -29,7 +29,7 @@ def is_bypassed(block: nn.Module) -> bool:
 
 def find_blocks(name: str, denoiser: nn.Module, spec: BlockSpec) -> list[nn.Module]:
     """The denoiser's blocks in execution order."""
-    lists = [list(_attribute(denoiser, path, ())) for path in spec.lists]
+    lists = [list(attribute(denoiser, path, ())) for path in spec.lists]
     if spec.is_interleaved and len({len(blocks) for blocks in lists}) > 1:
         raise UnsupportedPipelineError(
             f"{name} ({type(denoiser).__name__}) has {', '.join(str(len(blocks)) for blocks in lists)} blocks under "
@@ -46,7 +46,7 @@ def find_blocks(name: str, denoiser: nn.Module, spec: BlockSpec) -> list[nn.Modu
     return blocks
 
 
-def _attribute(owner: Any, path: str, default: Any) -> Any:
+def attribute(owner: Any, path: str, default: Any) -> Any:
     """``owner.a.b`` for the path ``"a.b"``."""
     for name in path.split("."):
         owner = getattr(owner, name, default)

@@ -57,10 +57,9 @@ def svg2_attention(
     backend = load_backend(config.backend, query.device)
     batch, num_tokens, heads = query.shape[:3]
     num_pairs = batch * heads * num_tokens * num_tokens
-    min_tokens = backend.min_tokens if config.min_tokens == "auto" else config.min_tokens
-    num_video = num_tokens - sum(text)
-    if num_video < max(min_tokens, 1):
-        return _dense(query, key, value, key_mask, scale), SparseInfo(num_pairs, f"fewer than {min_tokens} tokens")
+    reason = why_dense(config, query.device, num_tokens - sum(text))
+    if reason is not None:
+        return _dense(query, key, value, key_mask, scale), SparseInfo(num_pairs, reason)
 
     state = SVG2State() if state is None else state
     layout = _Layout(text[0], num_tokens - text[1], key_mask)
@@ -71,6 +70,12 @@ def svg2_attention(
     selection, error = _probed(state, query, key, value, selection, config, layout, scale)
     out = backend.attend(query, key, value, selection, scale)
     return out, SparseInfo(num_pairs, None, selection.pairs().sum(), error, state.nbytes)
+
+
+def why_dense(config: SVG2Config, device: torch.device, num_video_tokens: int) -> str | None:
+    """Why attention over so many video tokens is computed dense; None if it is not."""
+    min_tokens = load_backend(config.backend, device).min_tokens if config.min_tokens == "auto" else config.min_tokens
+    return f"fewer than {max(min_tokens, 1)} tokens" if num_video_tokens < max(min_tokens, 1) else None
 
 
 @dataclass(frozen=True, slots=True)

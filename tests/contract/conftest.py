@@ -23,6 +23,7 @@ from dit_accel.cache.executor import BlockRangeExecutor
 from dit_accel.configs import DBCacheConfig, LeMiCaConfig
 from dit_accel.registry import all_specs
 from dit_accel.schedule import CacheSchedule
+from dit_accel.sparse.layers import SparseLayer
 from dit_accel.specs import PipelineSpec, TinyPipeline
 from dit_accel.step_tracker import DenoiserCall, StepTracker
 
@@ -215,6 +216,22 @@ def executors(monkeypatch: pytest.MonkeyPatch) -> list[BlockRangeExecutor]:
             made.append(self)
 
     monkeypatch.setattr(install, "BlockRangeExecutor", Noted)
+    return made
+
+
+@pytest.fixture
+def sparse_layers(monkeypatch: pytest.MonkeyPatch) -> list[SparseLayer]:
+    """The layers of sparse attention that `enable_acceleration` makes during the test."""
+    from dit_accel.sparse import install
+
+    made: list[SparseLayer] = []
+
+    class Noted(SparseLayer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(install, "SparseLayer", Noted)
     return made
 
 
