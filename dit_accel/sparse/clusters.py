@@ -102,9 +102,9 @@ def cluster_means(tokens: Tensor, clusters: Clusters) -> tuple[Tensor, Tensor]:
         tokens: [B, S, H, D].
         clusters: of the same tokens.
     """
-    means = _means(_in_order(tokens, clusters), clusters)
-    squares = _means(_in_order(tokens, clusters).square(), clusters)
-    return means, (squares - means.square()).clamp(min=0)
+    ordered = _in_order(tokens, clusters)
+    means = _means(ordered, clusters)
+    return means, (_means(ordered.square_(), clusters) - means.square()).clamp(min=0)
 
 
 def cluster_mean(tokens: Tensor, clusters: Clusters) -> Tensor:
@@ -113,11 +113,12 @@ def cluster_mean(tokens: Tensor, clusters: Clusters) -> Tensor:
 
 
 def _in_order(tokens: Tensor, clusters: Clusters) -> Tensor:
-    """[B · H · S, D] float32, the tokens of every head in cluster order."""
+    """[B · H · S, D] float32, a copy of the tokens of every head in cluster order."""
     batch, num_tokens, heads, dim = tokens.shape
-    by_head = tokens.transpose(1, 2).reshape(batch * heads * num_tokens, dim)
-    first = torch.arange(batch * heads, device=tokens.device, dtype=torch.int64)[:, None] * num_tokens
-    return by_head.index_select(0, (clusters.order.reshape(batch * heads, num_tokens) + first).flatten()).float()
+    item = torch.arange(batch, device=tokens.device)[:, None, None] * num_tokens
+    head = torch.arange(heads, device=tokens.device)[:, None]
+    rows = (item + clusters.order) * heads + head
+    return tokens.reshape(-1, dim).index_select(0, rows.flatten()).to(torch.float32)
 
 
 def _means(ordered: Tensor, clusters: Clusters) -> Tensor:
@@ -128,5 +129,9 @@ def _means(ordered: Tensor, clusters: Clusters) -> Tensor:
 
 def summarize(key: Tensor, value: Tensor, clusters: Clusters) -> PseudoTokens:
     """The pseudo-tokens of keys and values [B, S, H, D]."""
-    mean, variance = cluster_means(key, clusters)
+    return stand_ins(*cluster_means(key, clusters), value, clusters)
+
+
+def stand_ins(mean: Tensor, variance: Tensor, value: Tensor, clusters: Clusters) -> PseudoTokens:
+    """The pseudo-tokens of ``clusters``, of which the mean and variance of the keys are known."""
     return PseudoTokens(mean, variance / 2, cluster_mean(value, clusters), clusters.sizes.float().log())

@@ -55,16 +55,22 @@ def cluster(tokens: Tensor, centroids: Tensor, iterations: int, ops: Grouping) -
     Returns the clusters and their means, float32. ``iterations`` counts assignments; 0 assigns once and leaves the
     centroids where they are. A cluster that loses all its tokens keeps its centroid, and may win tokens again.
     """
+    clusters, centroids = assign(tokens, centroids, iterations, ops)
+    return clusters, recentre(cluster_mean(tokens, clusters), clusters, centroids) if iterations else centroids
+
+
+def assign(tokens: Tensor, centroids: Tensor, iterations: int, ops: Grouping) -> tuple[Clusters, Tensor]:
+    """`cluster` up to the last assignment: the clusters, and the centroids that tokens were assigned to."""
     clusters = ops.group(ops.assign(tokens, centroids), centroids.shape[2])
     for _ in range(iterations - 1):
-        centroids = recentre(tokens, clusters, centroids)
+        centroids = recentre(cluster_mean(tokens, clusters), clusters, centroids)
         clusters = ops.group(ops.assign(tokens, centroids), centroids.shape[2])
-    return clusters, recentre(tokens, clusters, centroids) if iterations else centroids
+    return clusters, centroids
 
 
-def recentre(tokens: Tensor, clusters: Clusters, centroids: Tensor) -> Tensor:
-    """The mean of each cluster, float32; ``centroids`` where it is empty."""
-    return torch.where(clusters.sizes[..., None] > 0, cluster_mean(tokens, clusters), centroids)
+def recentre(means: Tensor, clusters: Clusters, centroids: Tensor) -> Tensor:
+    """``means`` [B, H, C, D]; ``centroids`` where the cluster is empty."""
+    return torch.where(clusters.sizes[..., None] > 0, means, centroids)
 
 
 def sample_stride(num_tokens: int, num_centroids: int, tokens_per_centroid: int = 16) -> int:

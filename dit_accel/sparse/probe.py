@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .clusters import PseudoTokens, Selection
 
+_TINY = torch.finfo(torch.float32).tiny
+
 
 @dataclass(frozen=True, slots=True)
 class Probed:
@@ -47,30 +49,35 @@ def probe(
     """
     # In the dtype of the model: float32 copies of all keys would be the largest tensors of the layer.
     queries = query[:, rows].transpose(1, 2)
-    exact = (queries @ key.permute(0, 2, 3, 1)).float() * scale
+    scores = (queries @ key.permute(0, 2, 3, 1)).float().mul_(scale)
     if key_mask is not None:
-        exact = exact.masked_fill(~key_mask[:, None, None], -torch.inf)
+        scores.masked_fill_(~key_mask[:, None, None], -torch.inf)
     values = value.transpose(1, 2)
-    target = _attend(exact, values, None)
+    largest = scores.amax(-1, keepdim=True)
+    weights = scores.sub_(largest).exp_()
+    target = _weighed(weights, values) / weights.sum(-1, keepdim=True)
 
     labels = selection.query.labels[:, :, rows].long()
     kept = selection.kept.gather(2, labels[..., None].expand(-1, -1, -1, selection.kept.shape[-1]))
-    is_kept = kept.gather(3, selection.key.labels.long()[:, :, None].expand(-1, -1, len(rows), -1))
-    tokens = exact.masked_fill(~is_kept, -torch.inf)
+    weights *= kept.gather(3, selection.key.labels.long()[:, :, None].expand(-1, -1, len(rows), -1))
+    out, mass = _weighed(weights, values), weights.sum(-1, keepdim=True)
     norm = target.square().sum((-2, -1)).sqrt().clamp(min=1e-12)
 
-    def error_of(logits: Tensor, pseudo: PseudoTokens | None) -> Tensor:
-        return (_attend(logits, values, pseudo) - target).square().sum((-2, -1)).sqrt() / norm
+    def error_of(found: Tensor) -> Tensor:
+        return (found - target).square().sum((-2, -1)).sqrt() / norm
 
-    dropped = error_of(tokens, None)
+    dropped = error_of(out / mass.clamp(min=_TINY))
     pseudo = selection.pseudo
     if pseudo is None:
         return Probed(None, dropped)
     plain = replace(pseudo, half_variance=torch.zeros_like(pseudo.half_variance))
     errors = [dropped]
     for candidate in (plain, pseudo):
-        stand_ins = candidate.logits(queries, scale).masked_fill(kept, -torch.inf)
-        errors.append(error_of(torch.cat([tokens, stand_ins], -1), pseudo))
+        logits = candidate.logits(queries, scale).masked_fill_(kept, -torch.inf)
+        both = torch.maximum(largest, logits.amax(-1, keepdim=True))
+        stand_ins, share = logits.sub_(both).exp_(), (largest - both).exp_()
+        total = mass * share + stand_ins.sum(-1, keepdim=True)
+        errors.append(error_of((out * share + stand_ins @ pseudo.value) / total.clamp(min=_TINY)))
     best = torch.stack(errors).min(0)
     chosen = replace(
         pseudo,
@@ -80,9 +87,6 @@ def probe(
     return Probed(chosen, best.values)
 
 
-def _attend(logits: Tensor, values: Tensor, pseudo: PseudoTokens | None) -> Tensor:
-    """[B, H, R, D] float32; the last columns of ``logits`` are those of ``pseudo``."""
-    weights = logits.softmax(-1).nan_to_num(0.0)
-    num_tokens = values.shape[2]
-    out = (weights[..., :num_tokens].to(values.dtype) @ values).float()
-    return out if pseudo is None else out + weights[..., num_tokens:] @ pseudo.value
+def _weighed(weights: Tensor, values: Tensor) -> Tensor:
+    """[B, H, R, D] float32, the sum of values [B, H, S, D], the products in their dtype."""
+    return (weights.to(values.dtype) @ values).float()

@@ -13,8 +13,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from ..configs import SVG2Config
 from ..errors import ConfigError
 from .backends import Backend, load_backend
-from .clusters import Clusters, PseudoTokens, Selection, cluster_means, summarize
-from .kmeans import cluster, sample_stride, stratified_tokens
+from .clusters import Clusters, PseudoTokens, Selection, cluster_means, stand_ins, summarize
+from .kmeans import assign, cluster, recentre, sample_stride, stratified_tokens
 from .probe import probe, probe_rows
 from .select import estimated_logits, select_top_p
 from .state import SparseInfo, SVG2State
@@ -127,14 +127,20 @@ def _refresh(
 ) -> PseudoTokens:
     """Cluster anew from the last centroids, and select; the pseudo-tokens of the keys are a by-product."""
     queries, keys, num_tokens = layout.video(query), layout.video(key), query.shape[1]
-    state_q, state.query_centroids = _cluster(
+    state_q, before_q = _cluster(
         queries, state.query_centroids, config.num_q_centroids, _TOKENS_PER_Q_CENTROID, config, backend
     )
-    state_k, state.key_centroids = _cluster(
+    state_k, before_k = _cluster(
         keys, state.key_centroids, config.num_k_centroids, _TOKENS_PER_K_CENTROID, config, backend
     )
-    pseudo = summarize(keys, layout.video(value), state_k)
-    query_mean, query_variance = cluster_means(queries, state_q)
+    (query_mean, query_variance), (key_mean, key_variance) = (
+        cluster_means(queries, state_q),
+        cluster_means(keys, state_k),
+    )
+    is_moving = config.kmeans_iters_step > 0 or state.query_centroids is None
+    state.query_centroids = recentre(query_mean, state_q, before_q) if is_moving else before_q
+    state.key_centroids = recentre(key_mean, state_k, before_k) if is_moving else before_k
+    pseudo = stand_ins(key_mean, key_variance, layout.video(value), state_k)
     logits = estimated_logits(query_mean, query_variance / 2, pseudo, scale)
     at_least = math.ceil(config.min_kept_ratio * keys.shape[1])
     kept = select_top_p(logits, state_q.sizes, state_k.sizes, config.top_p, at_least)
@@ -156,14 +162,14 @@ def _cluster(
     config: SVG2Config,
     backend: Backend,
 ) -> tuple[Clusters, Tensor]:
-    """Clusters of ``tokens``, from ``centroids`` or from nothing, and the centroids for the next step."""
+    """Clusters of ``tokens``, from ``centroids`` or from nothing, and the centroids that they were assigned to."""
     if centroids is not None:
-        return cluster(tokens, centroids, config.kmeans_iters_step, backend)
+        return assign(tokens, centroids, config.kmeans_iters_step, backend)
     num_tokens = tokens.shape[1]
     count = max(1, num_tokens // tokens_per_centroid) if wanted == "auto" else min(wanted, num_tokens)
     sample = tokens[:, :: sample_stride(num_tokens, count)]
     _, centroids = cluster(sample, stratified_tokens(tokens, count), config.kmeans_iters_init, backend)
-    return cluster(tokens, centroids, 1, backend)
+    return assign(tokens, centroids, 1, backend)
 
 
 def _selection(

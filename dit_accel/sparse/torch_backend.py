@@ -12,19 +12,20 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .backends import TorchOps
-from .clusters import Selection
+from .clusters import PseudoTokens, Selection
 
+_TINY = torch.finfo(torch.float32).tiny
 _ROWS = 256  # queries at a time: their scores stay in the cache between product, softmax and product
 
 
 class _Head(NamedTuple):
-    """One head of one batch item, in cluster order; queries are scaled. With pseudo-tokens, keys end in a zero row."""
+    """One head of one batch item, in cluster order; queries are scaled. Of pseudo-tokens, see `_stand_in`."""
 
     queries: Tensor
-    keys: Tensor  # [S (+ 1), D], as the values
+    keys: Tensor
     values: Tensor
-    pseudo_logits: Tensor | None  # [S, CK] float32
-    pseudo_values: Tensor | None  # [CK, D]
+    pseudo_mass: Tensor | None
+    pseudo_out: Tensor | None
 
 
 class TorchBackend(TorchOps):
@@ -51,38 +52,66 @@ class TorchBackend(TorchOps):
         """Queries (scaled), keys and values of one head in cluster order."""
         item, head = at
         queries = query[item, :, head].index_select(0, selection.query.order[at]) * scale
-        keys = key[item, :, head].index_select(0, selection.key.order[at])
-        values = value[item, :, head].index_select(0, selection.key.order[at])
-        pseudo = selection.pseudo
-        if pseudo is None:
+        keys, values = (_in_order(x[item, :, head], selection.key.order[at]) for x in (key, value))
+        if selection.pseudo is None:
             return _Head(queries, keys, values, None, None)
-        # The size is added in float32: in bfloat16 its logarithm would be off by more than all the rest.
-        logits = (queries @ pseudo.key[at].T.to(queries.dtype)).float()
-        logits += queries.square() @ pseudo.half_variance[at].T.to(queries.dtype)
-        logits.add_(pseudo.log_size[at])
-        keys, values = pad(keys, (0, 0, 0, 1)), pad(values, (0, 0, 0, 1))
-        return _Head(queries, keys, values, logits, pseudo.value[at].to(values.dtype))
+        return _Head(queries, keys, values, *_stand_in(queries, selection, selection.pseudo, at))
+
+
+def _in_order(tokens: Tensor, order: Tensor) -> Tensor:
+    """[S + 1, D], tokens [S, D] in cluster order, and a zero that stands for all pseudo-tokens together."""
+    ordered = tokens.new_zeros(len(order) + 1, tokens.shape[-1])
+    torch.index_select(tokens, 0, order, out=ordered[:-1])
+    return ordered
+
+
+def _stand_in(
+    queries: Tensor, selection: Selection, pseudo: PseudoTokens, at: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """What a query finds at the pseudo-tokens of dropped clusters: log of their mass [S, 1] float32, output [S, D]."""
+    both = torch.cat([pseudo.key[at], pseudo.half_variance[at]], -1).to(queries.dtype)
+    logits = (torch.cat([queries, queries.square()], -1) @ both.T).float()
+    # The size is added in float32: in bfloat16 its logarithm would be off by more than all the rest.
+    bias = pseudo.log_size[at].expand_as(selection.kept[at]).masked_fill(selection.kept[at], -torch.inf)
+    logits += bias.repeat_interleave(selection.query.sizes[at], 0)
+    largest = logits.amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)  # −inf: none is left
+    weights = logits.sub_(largest).exp_()
+    total = weights.sum(-1, keepdim=True)
+    out = (weights.to(queries.dtype) @ pseudo.value[at].to(queries.dtype)) / total.clamp(min=_TINY)
+    return largest + total.log(), out.to(queries.dtype)
 
 
 def _attend_head(head: _Head, selection: Selection, at: tuple[int, int], sizes: list[int]) -> Tensor:
     """[S, D] in cluster order."""
     key_labels = selection.key.labels[at].index_select(0, selection.key.order[at]).long()
-    outputs, start = [], 0
+    outputs: list[Tensor] = []
+    shares: list[Tensor] = []
+    start = 0
     for kept, size in zip(selection.kept[at], sizes, strict=True):
         if size == 0:
             continue
         rows, tokens = slice(start, start + size), kept.index_select(0, key_labels).nonzero().squeeze(1)
-        if head.pseudo_logits is not None:
-            tokens = pad(tokens, (0, 1), value=len(head.keys) - 1)
-        keys, values = head.keys.index_select(0, tokens), head.values.index_select(0, tokens)
-        if head.pseudo_logits is None or head.pseudo_values is None:
-            outputs.append(_attend_tokens(head.queries[rows], keys, values))
-        else:
-            logits = head.pseudo_logits[rows].masked_fill(kept, -torch.inf)
-            parts = zip(head.queries[rows].split(_ROWS), logits.split(_ROWS), strict=True)
-            outputs += [_attend_both(queries, keys, values, some, head.pseudo_values) for queries, some in parts]
         start += size
-    return torch.cat(outputs)
+        if head.pseudo_mass is None:
+            keys, values = head.keys.index_select(0, tokens), head.values.index_select(0, tokens)
+            outputs.append(_attend_tokens(head.queries[rows], keys, values))
+            continue
+        if len(tokens) == 0:
+            outputs.append(torch.zeros_like(head.queries[rows]))
+            shares.append(torch.ones_like(head.queries[rows, :1]))
+            continue
+        tokens = pad(tokens, (0, 1), value=len(head.keys) - 1)
+        keys, values = head.keys.index_select(0, tokens), head.values.index_select(0, tokens)
+        for queries, mass in zip(_parts(head.queries[rows]), _parts(head.pseudo_mass[rows]), strict=True):
+            # All pseudo-tokens together are one more column of the softmax.
+            scores = queries @ keys.T
+            scores[:, -1:] = mass
+            weights = scores.softmax(-1)
+            shares.append(weights[:, -1:])
+            outputs.append(weights @ values)
+    if head.pseudo_mass is None or head.pseudo_out is None:
+        return torch.cat(outputs)
+    return _joined(torch.cat(outputs), torch.cat(shares), head.pseudo_mass, head.pseudo_out)
 
 
 def _attend_tokens(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -90,27 +119,23 @@ def _attend_tokens(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     if queries.dtype == torch.float32:
         return scaled_dot_product_attention(queries[None, None], keys[None, None], values[None, None], scale=1.0)[0, 0]
     # In half precision a CPU multiplies far faster than its scaled_dot_product_attention does.
-    return torch.cat([(part @ keys.T).softmax(-1) @ values for part in queries.split(_ROWS)])
+    return torch.cat([(part @ keys.T).softmax(-1) @ values for part in _parts(queries)])
 
 
-def _attend_both(
-    queries: Tensor, keys: Tensor, values: Tensor, pseudo_logits: Tensor, pseudo_values: Tensor
-) -> Tensor:
-    """Attention to tokens and pseudo-tokens in one softmax. The last row of keys and values is zero, and no token."""
-    mass = pseudo_logits.logsumexp(-1, keepdim=True)
-    pseudo_out = (pseudo_logits - mass).exp_().nan_to_num_(0.0).to(queries.dtype) @ pseudo_values  # nan: none is left
-    if keys.shape[0] == 1:
-        return pseudo_out
-    # All pseudo-tokens together are one more column of the softmax, which so needs no second pass over the scores for
-    # its normaliser. What rounding takes from their mass is made good after it.
-    scores = queries @ keys.T
-    rounded = mass.to(scores.dtype)
-    scores[:, -1:] = rounded
-    weights = scores.softmax(-1)
-    lost = (mass - rounded.float()).nan_to_num_(0.0)  # nan: −inf less −inf
-    share = weights[:, -1:].float()
-    out = (weights @ values).float() + pseudo_out.float() * share * lost.exp()
-    return (out / (1 + share * lost.expm1())).to(queries.dtype)
+def _parts(rows: Tensor) -> tuple[Tensor, ...]:
+    """``rows`` in equal parts of at most `_ROWS`: a product with a few rows takes about as long as one with many."""
+    return rows.chunk(-(-len(rows) // _ROWS))
+
+
+def _joined(out: Tensor, share: Tensor, mass: Tensor, pseudo_out: Tensor) -> Tensor:
+    """Outputs of tokens and of pseudo-tokens, which have ``share`` [S, 1] of the softmax, as one.
+
+    What rounding took from ``mass`` before the softmax is made good here.
+    """
+    lost = (mass - mass.to(out.dtype).float()).nan_to_num_(0.0)  # nan: −inf less −inf
+    share = share.float()
+    joined = torch.addcmul(out.float(), pseudo_out.float(), share * lost.exp())
+    return (joined / (1 + share * lost.expm1())).to(out.dtype)
 
 
 def load(device: torch.device) -> TorchBackend:  # the same everywhere
