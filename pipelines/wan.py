@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from dit_accel.configs import SVG2Config
 from dit_accel.registry import register_pipeline
 from dit_accel.specs import (
     AttentionSpec,
@@ -129,6 +131,11 @@ _VARIATIONS: dict[str, dict[str, Any]] = {
 }
 _MODULE = "diffusers.pipelines.wan.pipeline_wan"
 
+# 324 tokens: clusters of a few, and masked dense attention is faster than a loop over them.
+_DIGITS_SVG2 = SVG2Config(
+    num_q_centroids=54, num_k_centroids=108, min_kept_ratio=0.3, min_tokens=0, backend="reference"
+)
+
 WAN = register_pipeline(
     PipelineSpec(
         family="wan",
@@ -163,6 +170,8 @@ WAN = register_pipeline(
                 presets={
                     **lemica_presets("digits-wan"),
                     **dbcache_presets(slow=0.06, medium=0.08, fast=0.10, forecast="taylor1"),
+                    "svg2": lambda: (_DIGITS_SVG2,),
+                    "svg2-turbo": lambda: (replace(_DIGITS_SVG2, top_p=0.7, min_kept_ratio=0.25, dense_steps=0.1),),
                 },
                 pipelines=("WanPipeline",),
             ),

@@ -148,10 +148,20 @@ def _rerouted_class(kind: type, stand_in: str | None) -> type:
         )
     # The compiler would read the globals of the module of that name instead.
     scope = {name: value for name, value in original.__globals__.items() if name != "__name__"} | bound
-    call = types.FunctionType(original.__code__, scope, original.__name__, original.__defaults__, original.__closure__)
+    call = types.FunctionType(
+        _copy(original.__code__), scope, original.__name__, original.__defaults__, original.__closure__
+    )
     call.__kwdefaults__ = original.__kwdefaults__
     call.__annotations__ = original.__annotations__  # diffusers looks at the signature
-    return type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
+    # Guiders look processors up by their class.
+    looks = property(lambda _: kind)
+    return type(kind.__name__, (kind,), {"__call__": call, "__class__": looks, "__module__": kind.__module__})
+
+
+def _copy(code: types.CodeType) -> types.CodeType:
+    """The same code, also of functions inside. The compiler keeps its results with a code object, and they only work
+    with the globals that they were made for."""
+    return code.replace(co_consts=tuple(_copy(c) if isinstance(c, types.CodeType) else c for c in code.co_consts))
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -11,12 +12,18 @@ from torch import Tensor
 from dit_accel import SVG2Config, available_presets, enable_acceleration
 from dit_accel.errors import UnsupportedPipelineError
 from dit_accel.run_record import AccelerationStats
-from dit_accel.specs import AttentionSpec
+from dit_accel.specs import AttentionSpec, PipelineSpec
 
-from .conftest import Lab, attributes
+from .conftest import CLASSES, Lab, attributes
 
 # Tiny sequences, so clusters of a few tokens; no dense steps or layers, so that every block is reached.
-FEW = {"min_tokens": 0, "num_q_centroids": 3, "num_k_centroids": 6, "dense_steps": 0, "dense_layers": 0}
+FEW: dict[str, Any] = {
+    "min_tokens": 0,
+    "num_q_centroids": 3,
+    "num_k_centroids": 6,
+    "dense_steps": 0,
+    "dense_layers": 0,
+}
 ALL_KEPT = SVG2Config(top_p=1.0, **FEW)
 SPARSE = SVG2Config(top_p=0.3, min_kept_ratio=0.0, **FEW)
 # In-context tokens are masked from some of the others, which clusters cannot express.
@@ -27,17 +34,16 @@ class Stop(Exception):
     """Raised inside a block."""
 
 
-@pytest.fixture
-def sparse_lab(lab: Lab) -> Lab:
-    specs = [lab.spec.denoisers[name].attention for name in lab.denoisers]
-    if all(isinstance(spec, AttentionSpec) for spec in specs):
-        return lab
-    before = attributes(lab)
-    with pytest.raises(UnsupportedPipelineError, match=r"SVG2 does not apply to \w+\.transformer: .*Use a preset"):
-        enable_acceleration(lab.pipe, ALL_KEPT)
-    assert attributes(lab) == before
-    assert not any(name.startswith("svg2") for name in available_presets(lab.pipe))
-    pytest.skip("its attention is not quadratic self-attention: refused, as just tested")
+def applies(pair: tuple[PipelineSpec, str]) -> bool:
+    return all(isinstance(blocks.attention, AttentionSpec) for blocks in pair[0].denoisers.values())
+
+
+def name_of(pair: tuple[PipelineSpec, str]) -> str:
+    return pair[1].rsplit(".", 1)[1]
+
+
+every_sparse = pytest.mark.parametrize("lab", filter(applies, CLASSES), indirect=True, ids=name_of)
+every_other = pytest.mark.parametrize("lab", itertools.filterfalse(applies, CLASSES), indirect=True, ids=name_of)
 
 
 def is_masked(lab: Lab) -> bool:
@@ -49,8 +55,17 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 
-def test_all_clusters_kept_is_dense_attention_and_nothing_is_left_behind(sparse_lab: Lab) -> None:
-    lab = sparse_lab
+@every_other
+def test_what_has_no_quadratic_attention_is_refused_with_the_reason(lab: Lab) -> None:
+    before = attributes(lab)
+    with pytest.raises(UnsupportedPipelineError, match=r"SVG2 does not apply to \w+\.transformer: .*Use a preset"):
+        enable_acceleration(lab.pipe, ALL_KEPT)
+    assert attributes(lab) == before
+    assert not any(name.startswith("svg2") for name in available_presets(lab.pipe))
+
+
+@every_sparse
+def test_all_clusters_kept_is_dense_attention_and_nothing_is_left_behind(lab: Lab) -> None:
     expected, before = lab.full, attributes(lab)
     with enable_acceleration(lab.pipe, ALL_KEPT) as acceleration:
         found = lab.run()
@@ -71,8 +86,8 @@ def test_all_clusters_kept_is_dense_attention_and_nothing_is_left_behind(sparse_
     assert stats.reused_steps == {}
 
 
-def test_sparse_runs_repeat_and_leave_no_state_behind(sparse_lab: Lab, sparse_layers: list[Any]) -> None:
-    lab = sparse_lab
+@every_sparse
+def test_sparse_runs_repeat_and_leave_no_state_behind(lab: Lab, sparse_layers: list[Any]) -> None:
     if type(lab.pipe).__name__ in DENSE:
         return
     with enable_acceleration(lab.pipe, SPARSE) as acceleration:
@@ -89,9 +104,9 @@ def test_sparse_runs_repeat_and_leave_no_state_behind(sparse_lab: Lab, sparse_la
     assert lab.run().equal(lab.full)
 
 
-def test_other_kinds_of_call(sparse_lab: Lab) -> None:
+@every_sparse
+def test_other_kinds_of_call(lab: Lab) -> None:
     """A batch, no guidance, another size: right one after the other, on one enabled pipeline."""
-    lab = sparse_lab
     plain = {label: lab.run(**changes) for label, changes in lab.tiny.variations.items()}
     with enable_acceleration(lab.pipe, ALL_KEPT):
         for label, changes in lab.tiny.variations.items():
@@ -99,8 +114,8 @@ def test_other_kinds_of_call(sparse_lab: Lab) -> None:
         assert relative_error(lab.run(), lab.full) < 1e-4
 
 
-def test_a_run_after_one_that_failed_in_a_block_is_as_fresh(sparse_lab: Lab) -> None:
-    lab = sparse_lab
+@every_sparse
+def test_a_run_after_one_that_failed_in_a_block_is_as_fresh(lab: Lab) -> None:
     block = next(iter(lab.ranges().values())).blocks[0]
     calls = iter(range(3))
 
@@ -117,8 +132,8 @@ def test_a_run_after_one_that_failed_in_a_block_is_as_fresh(sparse_lab: Lab) -> 
         assert lab.run().equal(expected)
 
 
-def test_with_a_schedule_attention_is_clustered_at_computed_steps_alone(sparse_lab: Lab) -> None:
-    lab = sparse_lab
+@every_sparse
+def test_with_a_schedule_attention_is_clustered_at_computed_steps_alone(lab: Lab) -> None:
     with lab.enable():
         reused = lab.run()
     with enable_acceleration(lab.pipe, lab.schedule(), ALL_KEPT) as acceleration:

@@ -1,0 +1,70 @@
+"""SVG2 on the demo model: how near its presets come to dense attention, and what the stand-ins are worth.
+
+    OMP_NUM_THREADS=1 python benchmarks/svg2_quality.py [--out benchmarks/results/svg2_quality.json]
+
+Each preset runs with and without stand-ins for dropped clusters, on held-out prompts; without them the selection is
+the same, and so is the density but for the paths that the videos take. "density" is over all calls, dense first steps
+and layers included. 324 tokens are too few for sparse attention to save time: there is no figure of speed here, see
+``svg2_speed.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+from rows import Row, write_rows
+
+from dit_accel import DEMO_INPUTS, SVG2Config, enable_acceleration, evaluate, load_demo_pipeline
+from dit_accel.showcase import HELD_OUT_PROMPTS
+
+NUM_STEPS = 50
+PRESETS = ("svg2", "svg2-turbo")
+
+
+def main() -> None:
+    """Run all, print a row for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102])
+    parser.add_argument("--prompts", type=int, default=len(HELD_OUT_PROMPTS))
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    pipe = load_demo_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    configs: dict[str, SVG2Config] = {}
+    for preset in PRESETS:
+        with enable_acceleration(pipe, preset) as acceleration:
+            (config,) = acceleration.configs
+        assert isinstance(config, SVG2Config)
+        configs |= {preset: config, f"{preset}, nothing stands in": replace(config, compensate=False)}
+    report = evaluate(
+        pipe,
+        configs,
+        HELD_OUT_PROMPTS[: args.prompts],
+        seeds=args.seeds,
+        metrics=("psnr", "ssim"),
+        num_inference_steps=NUM_STEPS,
+        **DEMO_INPUTS,
+    )
+    rows = [
+        Row(
+            question="svg2_quality",
+            subject=found.name,
+            setting={"config": repr(configs[found.name])},
+            figures={
+                "density": found.density or 0.0,
+                "psnr_db": found.metrics["psnr"][0],
+                "psnr_standard_error_db": found.metrics["psnr"][1],
+                "ssim": found.metrics["ssim"][0],
+                "videos": found.num_videos,
+            },
+        )
+        for found in report.rows
+    ]
+    write_rows(rows, args.out, machine=platform.processor() or platform.machine())
+
+
+if __name__ == "__main__":
+    main()
