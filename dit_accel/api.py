@@ -13,7 +13,8 @@ from .configs import Config, DBCacheConfig, LeMiCaConfig, SVG2Config
 from .errors import AlreadyAcceleratedError, ConfigError, UnknownPresetError, UnsupportedPipelineError, did_you_mean
 from .installation import Installation
 from .registry import find_spec, find_variant
-from .run_record import AccelerationStats, RunRecord, StepCounter
+from .run_record import AccelerationStats, StepCounter
+from .sparse import SVG2State
 from .sparse.install import install_svg2
 from .specs import PipelineSpec, PresetBuilder
 
@@ -34,8 +35,9 @@ _HANDLE = "_dit_accel_acceleration"  # attribute on each denoiser while it is ac
 class Acceleration:
     """What `enable_acceleration` returns: the stats of the last run, and the way back. Also a context manager."""
 
-    def __init__(self, configs: tuple[Config, ...], record: RunRecord, undo: ExitStack) -> None:
-        self._configs, self._record, self._undo = configs, record, undo
+    def __init__(self, configs: tuple[Config, ...], installation: Installation, undo: ExitStack) -> None:
+        self._configs, self._record, self._undo = configs, installation.record, undo
+        self._attention_layers = installation.attention_layers
 
     @property
     def configs(self) -> tuple[Config, ...]:
@@ -46,6 +48,21 @@ class Acceleration:
     def stats(self) -> AccelerationStats:
         """What really ran in the last call of the pipeline; empty before the first."""
         return self._record.stats()
+
+    def clusters(self, layer: int, denoiser: str = "transformer") -> dict[str, SVG2State]:
+        """What the sparse attention of a layer holds at this moment of a run, by branch: for looking at it.
+
+        Call it from ``callback_on_step_end``, and see `dit_accel.sparse.plot_clusters`. Empty before the first sparse
+        step and after the last step.
+
+        Raises:
+            ConfigError: there is no sparse attention, no such denoiser, or no such layer.
+        """
+        layers = self._attention_layers.get(denoiser, ())
+        if not 0 <= layer < len(layers):
+            found = {name: len(each) for name, each in self._attention_layers.items()}
+            raise ConfigError(f"There is no sparse attention in layer {layer} of {denoiser!r}. Layers: {found}.")
+        return dict(layers[layer].states)
 
     def disable(self) -> None:
         """Restore the pipeline exactly: its output is bit-identical to one never accelerated. May be called again."""
@@ -99,7 +116,7 @@ def enable_acceleration(
             for name in denoisers:
                 installation.observe(name, StepCounter(installation.record))
         installation.start()
-        acceleration = Acceleration(configs, installation.record, undo.pop_all())
+        acceleration = Acceleration(configs, installation, undo.pop_all())
     for denoiser in denoisers.values():
         setattr(denoiser, _HANDLE, acceleration)
         acceleration._undo.callback(delattr, denoiser, _HANDLE)

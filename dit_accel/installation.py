@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ class Installation:
         self.pipe, self.spec, self.undo = pipe, spec, undo
         self.denoisers = denoisers_of(pipe, spec.denoisers)
         self.record = RunRecord()
+        self.attention_layers: dict[str, Sequence[Any]] = {}  # denoiser -> its `SparseLayer` s
         self._observers: dict[str, list[CallObserver]] = {name: [] for name in self.denoisers}
 
     def observe(self, denoiser: str, observer: CallObserver) -> None:

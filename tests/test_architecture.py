@@ -54,7 +54,7 @@ TABLE = (
     Row("installation", (*BASE, "_diffusers", "run_record", "step_tracker")),
     Row("cache", (*BASE, *INSTALLATION, "cache"), ("torch",)),
     Row("kernels", (*BASE, "kernels"), ("torch", "triton")),
-    Row("sparse", (*BASE, "kernels", "sparse"), ("torch",), ("triton", "flashinfer")),
+    Row("sparse", (*BASE, "kernels", "sparse"), ("torch",), ("matplotlib", "triton", "flashinfer")),
     Row("sparse.layers", (*BASE, *INSTALLATION, "kernels", "sparse"), ("torch",)),
     Row("sparse.install", (*BASE, *INSTALLATION, "kernels", "sparse"), ("torch",)),
     Row("profiling", ANY, ANY),

@@ -55,4 +55,5 @@ def install_svg2(installation: Installation, config: SVG2Config) -> None:
             )
             installation.undo.callback(reroute_attention(module, attention.processors))
             installation.undo.callback(wrap_forward(block, functools.partial(run_in, layer)))
+        installation.attention_layers[name] = sparse.layers
         installation.observe(name, sparse)

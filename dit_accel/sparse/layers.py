@@ -109,6 +109,11 @@ class SparseLayer:
         denoiser.layers.append(self)
 
     @property
+    def states(self) -> dict[str, SVG2State]:
+        """What is held now, by branch; of the first call where a block makes several."""
+        return {branch: state for (branch, number), (_, state) in self._states.items() if number == 1}
+
+    @property
     def nbytes(self) -> int:
         """Bytes held for later steps."""
         return sum(state.nbytes for _, state in self._states.values())
