@@ -129,9 +129,5 @@ def _means(ordered: Tensor, clusters: Clusters) -> Tensor:
 
 def summarize(key: Tensor, value: Tensor, clusters: Clusters) -> PseudoTokens:
     """The pseudo-tokens of keys and values [B, S, H, D]."""
-    return stand_ins(*cluster_means(key, clusters), value, clusters)
-
-
-def stand_ins(mean: Tensor, variance: Tensor, value: Tensor, clusters: Clusters) -> PseudoTokens:
-    """The pseudo-tokens of ``clusters``, of which the mean and variance of the keys are known."""
+    mean, variance = cluster_means(key, clusters)
     return PseudoTokens(mean, variance / 2, cluster_mean(value, clusters), clusters.sizes.float().log())

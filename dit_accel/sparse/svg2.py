@@ -13,10 +13,10 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from ..configs import SVG2Config
 from ..errors import ConfigError
 from .backends import Backend, load_backend
-from .clusters import Clusters, PseudoTokens, Selection, cluster_means, stand_ins, summarize
+from .clusters import Clusters, PseudoTokens, Selection, cluster_means, summarize
 from .kmeans import assign, cluster, recentre, sample_stride, stratified_tokens
 from .probe import probe, probe_rows
-from .select import estimated_logits, select_top_p
+from .select import estimated_logits, select_top_p, stand_in_errors
 from .state import SparseInfo, SVG2State
 
 _TOKENS_PER_Q_CENTROID, _TOKENS_PER_K_CENTROID = 256, 64
@@ -140,10 +140,14 @@ def _refresh(
     is_moving = config.kmeans_iters_step > 0 or state.query_centroids is None
     state.query_centroids = recentre(query_mean, state_q, before_q) if is_moving else before_q
     state.key_centroids = recentre(key_mean, state_k, before_k) if is_moving else before_k
-    pseudo = stand_ins(key_mean, key_variance, layout.video(value), state_k)
+    value_mean, value_variance = cluster_means(layout.video(value), state_k)
+    pseudo = PseudoTokens(key_mean, key_variance / 2, value_mean, state_k.sizes.float().log())
     logits = estimated_logits(query_mean, query_variance / 2, pseudo, scale)
     at_least = math.ceil(config.min_kept_ratio * keys.shape[1])
-    kept = select_top_p(logits, state_q.sizes, state_k.sizes, config.top_p, at_least)
+    errors = None
+    if config.compensate:
+        errors = stand_in_errors(query_mean, query_variance / 2, pseudo, value_variance.sum(-1), scale)
+    kept = select_top_p(logits, state_q.sizes, state_k.sizes, config.top_p, at_least, errors)
     if num_tokens > keys.shape[1]:
         kept = pad(kept, (0, 1, 0, 1), value=True)
         kept = pad(kept, (0, 1, 0, 1), value=False)

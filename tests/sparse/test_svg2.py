@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,7 +14,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from dit_accel.configs import SVG2Config
 from dit_accel.errors import ConfigError
 from dit_accel.sparse import SVG2State, svg2_attention
-from dit_accel.sparse.select import select_top_p
+from dit_accel.sparse.clusters import PseudoTokens
+from dit_accel.sparse.select import select_top_p, stand_in_errors
 from tests.sparse.conftest import Tokens, relative_error, tokens
 
 CONFIG = SVG2Config(min_tokens=0, num_q_centroids=6, num_k_centroids=24)
@@ -56,9 +58,9 @@ def test_it_computes_a_part_and_is_near() -> None:
 
 def test_stand_ins_are_nearer_than_leaving_clusters_out() -> None:
     qkv = semantic()
-    bare, bare_info = svg2_attention(*qkv, replace(SPARSE, compensate=False))
     out, info = svg2_attention(*qkv, SPARSE)
-    assert info.num_pairs == bare_info.num_pairs
+    bare, bare_info = svg2_attention(*qkv, replace(SPARSE, compensate=False, min_kept_ratio=info.density))
+    assert info.num_pairs <= bare_info.num_pairs < 1.2 * info.num_pairs
     assert relative_error(out, dense(qkv)) < 0.5 * relative_error(bare, dense(qkv))
 
 
@@ -220,6 +222,19 @@ class TestSelection:
         logits = torch.tensor([[[[0.99, 0.01], [0.5, 0.5]]]]).log()
         queries, keys = torch.tensor([[[90, 10]]]), torch.tensor([[[10, 11]]])
         assert select_top_p(logits, queries, keys, 0.5, 0).tolist() == [[[[True, False], [True, False]]]]
+
+    def test_what_a_stand_in_does_well_is_left_to_it(self) -> None:
+        # Equal attention and size; the values of the first are all alike, and those of the last are spread most.
+        logits = torch.tensor([[[[1.0, 1.0, 1.0]]]]).log()
+        queries, keys = torch.tensor([[[7]]]), torch.tensor([[[10, 10, 10]]])
+        pseudo = PseudoTokens(torch.zeros(1, 1, 3, 2), torch.ones(1, 1, 3, 2), torch.zeros(1, 1, 3, 2), keys.log())
+        query = torch.ones(1, 1, 1, 2)
+        errors = stand_in_errors(query, torch.zeros_like(query), pseudo, torch.tensor([[[0.0, 1.0, 2.0]]]), 0.5)
+        # Variance of the logits: 2 channels of variance 2, times 0.5².
+        expected = (math.expm1(1.0) * torch.tensor([0.0, 1.0, 2.0]) / 10).log()
+        assert torch.allclose(errors.flatten(), expected)
+        assert select_top_p(logits, queries, keys, 0.3, 0, errors).tolist() == [[[[False, False, True]]]]
+        assert select_top_p(logits, queries, keys, 0.6, 0, errors).tolist() == [[[[False, True, True]]]]
 
     def test_an_empty_cluster_is_never_kept(self) -> None:
         logits = torch.tensor([[[[0.5, -torch.inf]]]])
