@@ -176,7 +176,7 @@ class SparseLayer:
         assert info.pairs is not None
         denoiser.record.attention.note_sparse(denoiser.name, self._index, info.num_pairs_total, info.pairs, info.error)
         num_queries = call.query.shape[1]
-        return out if out.shape[1] == num_queries else out[:, out.shape[1] - num_queries :]
+        return out[:, -num_queries:] if self._text == "start" else out[:, :num_queries]
 
     def _state(self) -> SVG2State:
         """The state for this call, to be refreshed if the layer was skipped in the step before."""
