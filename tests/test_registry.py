@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from dit_accel import available_presets, disable_acceleration, enable_acceleration
+from dit_accel import (
+    DBCacheConfig,
+    LeMiCaConfig,
+    SVG2Config,
+    available_presets,
+    disable_acceleration,
+    enable_acceleration,
+)
 from dit_accel.errors import UnsupportedPipelineError
 from dit_accel.pipelines import wan
 from dit_accel.registry import all_specs, find_spec, find_variant, register_pipeline
@@ -110,7 +117,10 @@ def test_every_preset_of_a_shipped_variant_can_be_built(variant):
     assert set(schedules) <= set(shipped_schedules())
     for name, build in variant.presets.items():
         (config,) = build()
-        assert name.startswith("dbcache-") or config.schedule == f"{variant.name}/{name}"
+        if isinstance(config, LeMiCaConfig):
+            assert config.schedule == f"{variant.name}/{name}"
+        else:
+            assert name.startswith({DBCacheConfig: "dbcache-", SVG2Config: "svg2"}[type(config)])
 
 
 def test_every_variant_names_classes_and_denoisers_of_its_family():

@@ -42,8 +42,8 @@ def name_of(pair: tuple[PipelineSpec, str]) -> str:
     return pair[1].rsplit(".", 1)[1]
 
 
-every_sparse = pytest.mark.parametrize("lab", filter(applies, CLASSES), indirect=True, ids=name_of)
-every_other = pytest.mark.parametrize("lab", itertools.filterfalse(applies, CLASSES), indirect=True, ids=name_of)
+every_sparse = pytest.mark.parametrize("lab", list(filter(applies, CLASSES)), indirect=True, ids=name_of)
+every_other = pytest.mark.parametrize("lab", list(itertools.filterfalse(applies, CLASSES)), indirect=True, ids=name_of)
 
 
 def is_masked(lab: Lab) -> bool:
