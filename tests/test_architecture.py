@@ -12,11 +12,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {
-    "dit_accel": "dit_accel",
-    "pipelines": "dit_accel.pipelines",
-    "offline_profiles": "dit_accel.offline_profiles",
-}
+FOLDERS = {"dit_accel": "dit_accel"} | {name: f"dit_accel.{name}" for name in ("pipelines", "offline_profiles")}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 50
 ANY = ("*",)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from dataclasses import dataclass
 from typing import Protocol
@@ -60,6 +61,7 @@ _ENTRIES = {
 _AUTO = {"cuda": ("triton", "torch"), "cpu": ("torch",)}  # the fastest first
 
 
+@functools.cache  # asked for in every layer at every step
 def load_backend(name: str, device: torch.device) -> Backend:
     """The backend ``name`` for tensors on ``device``.
 

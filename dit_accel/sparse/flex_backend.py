@@ -9,6 +9,7 @@ front of all others, and their term in q² is further channels of queries and ke
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -193,8 +194,9 @@ def _kind(queries: Tensor) -> str:
 
 
 @functools.cache
-def _compiled():  # type: ignore[no-untyped-def]  # torch gives no type to what it compiles
-    return torch.compile(_attend, dynamic=False, fullgraph=True)
+def _compiled() -> Callable[..., Tensor]:
+    compiled: Callable[..., Tensor] = torch.compile(_attend, dynamic=False, fullgraph=True)
+    return compiled
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 
 import torch
@@ -81,7 +82,7 @@ def load(device: torch.device) -> Backend:
             "interpreter runs on a CPU: set TRITON_INTERPRET=1 before Python starts.)"
         )
     try:
-        import triton  # noqa: F401  # only whether it is there
+        importlib.import_module("triton")
     except ImportError as error:
         raise BackendUnavailableError(
             f'The backend "triton" needs Triton, which does not load here ({error}). Install it with: '

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dit_accel.errors import BackendUnavailableError
 from dit_accel.sparse import flashinfer_backend, reference
+from dit_accel.sparse.clusters import Selection
 from dit_accel.sparse.flashinfer_backend import FlashInferBackend, merge_stand_ins
 from tests.sparse.conftest import Tokens, relative_error, selection, tokens
 
@@ -53,8 +54,8 @@ class BlockSparseInTorch:
         return torch.stack(outputs).to(q.dtype), torch.stack(masses)
 
 
-def attend(qkv: Tokens, chosen: object, dtype: torch.dtype) -> Tensor:
-    return FlashInferBackend(BlockSparseInTorch()).attend(*(x.to(dtype) for x in qkv), chosen, 0.125)  # type: ignore[arg-type]
+def attend(qkv: Tokens, chosen: Selection, dtype: torch.dtype) -> Tensor:
+    return FlashInferBackend(BlockSparseInTorch()).attend(*(x.to(dtype) for x in qkv), chosen, 0.125)
 
 
 @pytest.mark.parametrize(("dtype", "bar"), [(torch.bfloat16, 5e-3), (torch.float16, 1e-3)], ids=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,6 +14,14 @@ from dit_accel.sparse.torch_backend import TorchBackend
 from dit_accel.sparse.triton_backend import TritonBackend
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_loaded() -> Iterator[None]:
+    """What loads is remembered, and these tests change what loads."""
+    backends.load_backend.cache_clear()
+    yield
+    backends.load_backend.cache_clear()
 
 
 @pytest.fixture
