@@ -261,7 +261,7 @@ def tea_polynomial(pipe: Any, profile: Profile) -> np.poly1d:
 def all_rivals(pipe: Any, profile: Profile) -> list[Rival]:
     """Every rival; ``profile`` makes a video that is not held out, for those that calibrate."""
     ratios = mag_ratios(pipe, profile)
-    knobs = {"max_skip_steps": 6, "retention_ratio": 0.1}
+    knobs = {"max_skip_steps": 8, "retention_ratio": 0.2}  # nearer to the full run than fewer retained steps
     defaults = {"max_skip_steps": 3, "retention_ratio": 0.2}
     mag = partial(Rival, knob="threshold", is_data_free=True)
     polynomial = tea_polynomial(pipe, profile)
