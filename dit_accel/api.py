@@ -8,12 +8,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from ._diffusers import denoisers_of, refuse_native_cache
-from .cache.install import install_dbcache, install_lemica
+from .cache.install import install_dbcache
 from .configs import Config, DBCacheConfig, LeMiCaConfig, SVG2Config
 from .errors import AlreadyAcceleratedError, ConfigError, UnknownPresetError, UnsupportedPipelineError, did_you_mean
 from .installation import Installation
 from .registry import find_spec, find_variant
 from .run_record import AccelerationStats, StepCounter
+from .scheduled import install_lemica
 from .sparse import SVG2State
 from .sparse.install import install_svg2
 from .specs import PipelineSpec, PresetBuilder

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .documents import quoted, read_json_file
 from .errors import ConfigError
-from .schedule import quoted, read_json_file
 
 # Options of `report` that --inputs must not set a second time.
 _OPTIONS = ("prompts", "seeds", "metrics", "out", "progress", "num_inference_steps")
@@ -72,7 +72,14 @@ def _profile(args: argparse.Namespace) -> dict[str, Any]:
 
     job = JobFile.load(args.job)
     workdir = args.workdir or _cache_dir() / "profiles" / job.name
-    graph, schedules = run_job(job, workdir, args.out or workdir / "profile", args.workers, progress=not args.json)
+    graph, schedules = run_job(
+        job,
+        workdir,
+        args.out or workdir / "profile",
+        args.workers,
+        rollouts=args.polish,
+        progress=not args.json,
+    )
     lines = [f"{path}: {schedule.budget} of {schedule.num_steps} steps" for path, schedule in schedules.items()]
     text = "\n".join([f"{graph.rollout_steps:,} full denoiser steps, {len(graph.edges)} edges", *lines])
     return {"rollout_steps": graph.rollout_steps, "schedules": [str(path) for path in schedules], "text": text}
@@ -82,11 +89,30 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
     from .profiling.error_graph import ErrorGraph
     from .profiling.planner import plan
 
-    schedule = plan(ErrorGraph.load(args.graph), args.budget, objective=args.objective, power=args.power)
+    graph = ErrorGraph.load(args.graph)
+    if args.steps is not None or args.shift is not None:
+        graph = graph.resample(args.steps, shift=args.shift)
+    schedule = plan(
+        graph,
+        args.budget,
+        milliseconds=args.milliseconds,
+        speedup=args.speedup,
+        objective=args.objective,
+        power=args.power,
+    )
     if args.out:
         schedule.save(args.out)
-    steps = list(schedule.compute_steps)
-    return {"num_steps": schedule.num_steps, "compute_steps": steps, "text": " ".join(map(str, steps))}
+    partial = list(schedule.partial.steps) if schedule.partial else []
+    sparse = list(schedule.sparse.steps) if schedule.sparse else []
+    by_name = {"": list(schedule.compute_steps), "partial: ": partial, "sparse: ": sparse}
+    lines = [name + " ".join(map(str, steps)) for name, steps in by_name.items() if steps]
+    return {
+        "num_steps": schedule.num_steps,
+        "compute_steps": by_name[""],
+        "partial_steps": partial,
+        "sparse_steps": sparse,
+        "text": "\n".join(lines),
+    }
 
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:
@@ -207,14 +233,10 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("job", type=Path, help="TOML file, see offline_profiles/jobs/")
     job.add_argument("--workdir", type=Path, help="where finished rollouts are kept (default: the user's cache)")
     job.add_argument("--out", type=Path, help="directory for graph and schedules (default: WORKDIR/profile)")
+    job.add_argument("--polish", type=int, default=0, metavar="N", help="whole runs spent on improving each schedule")
     job.add_argument("--workers", type=int, default=1, help="processes, each with its own copy of the pipeline")
 
-    plan = add("plan", _plan, "the best schedule of a graph for one budget")
-    plan.add_argument("graph", type=Path)
-    plan.add_argument("--budget", type=int, required=True, help="number of full steps")
-    plan.add_argument("--objective", default="lexicographic-minimax", help="lexicographic-minimax or sum-power")
-    plan.add_argument("--power", type=float, default=4.0, help="exponent of sum-power")
-    plan.add_argument("--out", type=Path, help="write the schedule here")
+    _add_plan_options(add("plan", _plan, "the best schedule of a graph under one limit"))
 
     report = add("report", _report, "speed and quality of presets on your prompts")
     report.add_argument("--pipeline", default="demo")
@@ -230,6 +252,19 @@ def _parser() -> argparse.ArgumentParser:
 
     add("doctor", _doctor, "what is installed, and which backends and metrics work")
     return parser
+
+
+def _add_plan_options(plan: argparse.ArgumentParser) -> None:
+    plan.add_argument("graph", type=Path)
+    limit = plan.add_mutually_exclusive_group(required=True)
+    limit.add_argument("--budget", type=int, help="number of full steps")
+    limit.add_argument("--milliseconds", type=float, help="time of the denoising loop, at most")
+    limit.add_argument("--speedup", type=float, help="the same, as the time of the full run over it")
+    plan.add_argument("--steps", type=int, help="plan for another number of steps than was profiled")
+    plan.add_argument("--shift", type=float, help="plan for another shift of the scheduler than was profiled")
+    plan.add_argument("--objective", default="lexicographic-minimax", help="lexicographic-minimax or sum-power")
+    plan.add_argument("--power", type=float, default=4.0, help="exponent of sum-power")
+    plan.add_argument("--out", type=Path, help="write the schedule here")
 
 
 if __name__ == "__main__":

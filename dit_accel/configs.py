@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from .documents import is_number, quoted
 from .errors import ConfigError
-from .schedule import CacheSchedule, is_number, quoted
+from .schedule import CacheSchedule
 
 Forecast = Literal["hold", "taylor1", "taylor2"]
+PlannedForecast = Literal["schedule", "hold", "taylor1", "taylor2"]
 Reuse = Literal["residual", "output"]
 Backend = Literal["auto", "reference", "torch", "triton", "flex", "flashinfer"]
 
@@ -152,12 +154,13 @@ class LeMiCaConfig:
         reuse (`"residual"` or `"output"`):
             What is kept of a compute step: the residual of the block stack, or the denoiser's output. The output is
             smaller to keep and, on the models tried, much further from the full run.
-        forecast (`"hold"`, `"taylor1"`, `"taylor2"`):
-            How it is carried to a reuse step: as it was, or by the Taylor polynomial of that order through the last
-            compute steps, in model time (the log signal-to-noise ratio). Each order keeps one more.
+        forecast (`"schedule"`, `"hold"`, `"taylor1"`, `"taylor2"`):
+            How it is carried to a reuse step. ``"schedule"``: by the weights that were planned, as it was if there are
+            none. Otherwise as it was, or by the Taylor polynomial of that order through the last compute steps, in
+            model time (the log signal-to-noise ratio). Each order, and each further weight, keeps one more.
 
     Raises:
-        ConfigError: a value outside those listed.
+        ConfigError: a value outside those listed, or a schedule with actions that ``reuse="output"`` cannot do.
         ScheduleError: the file or name cannot be read as a schedule.
 
     Paper: LeMiCa (arXiv 2511.00090). Its set of full-compute steps under budget B is ``schedule.compute_steps``.
@@ -165,13 +168,25 @@ class LeMiCaConfig:
 
     schedule: str | Path | CacheSchedule
     reuse: Reuse = "residual"
-    forecast: Forecast = "hold"
+    forecast: PlannedForecast = "schedule"
     _resolved: CacheSchedule = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         require_choice("LeMiCaConfig", "reuse", self.reuse, get_args(Reuse))
-        require_choice("LeMiCaConfig", "forecast", self.forecast, get_args(Forecast))
-        object.__setattr__(self, "_resolved", CacheSchedule.resolve(self.schedule))
+        require_choice("LeMiCaConfig", "forecast", self.forecast, get_args(PlannedForecast))
+        resolved = CacheSchedule.resolve(self.schedule)
+        object.__setattr__(self, "_resolved", resolved)
+        has_weights = self.forecast == "schedule" and bool(resolved.forecasts)
+        if self.reuse == "output" and (has_weights or resolved.partial is not None):
+            raise ConfigError(
+                f"LeMiCaConfig: reuse='output' does not go with {resolved.name!r}: its forecasts or partial steps are "
+                "of residuals. Use reuse='residual', or a schedule without them."
+            )
+        if resolved.sparse is not None:
+            try:
+                SVG2Config(**{**resolved.sparse.config, "dense_steps": 0.0})
+            except TypeError as problem:  # a field that SVG2Config does not have
+                raise ConfigError(f"LeMiCaConfig: sparse.config of {resolved.name!r}: {problem}.") from None
 
     @property
     def cache_schedule(self) -> CacheSchedule:
@@ -203,8 +218,9 @@ class SVG2Config:
         compensate (`bool`):
             Have pseudo-tokens stand for dropped clusters, in the heads in which that lowers the sampled error. Off:
             dropped clusters are left out of the softmax, as in the paper.
-        dense_steps (`float` in [0, 1]):
-            Share of the steps, the first ones, with dense attention. Higher: closer to dense, slower.
+        dense_steps (`float` in [0, 1], or tuple of `int`):
+            Share of the steps, the first ones, with dense attention; or the steps themselves. More of them: closer to
+            dense, slower.
         dense_layers (`float` in [0, 1]):
             Share of the layers, the first ones, with dense attention.
         refresh_every (`int`, at least 1):
@@ -236,7 +252,7 @@ class SVG2Config:
     kmeans_iters_step: int = 1
     min_kept_ratio: float = 0.1
     compensate: bool = True
-    dense_steps: float = 0.2
+    dense_steps: float | tuple[int, ...] = 0.2
     dense_layers: float = 0.03
     refresh_every: int = 1
     max_drift: float = 0.5
@@ -247,8 +263,13 @@ class SVG2Config:
 
     def __post_init__(self) -> None:
         owner = "SVG2Config"
-        for name in ("top_p", "min_kept_ratio", "dense_steps", "dense_layers"):
+        for name in ("top_p", "min_kept_ratio", "dense_layers"):
             require_number(owner, name, getattr(self, name), 0, 1)
+        if isinstance(self.dense_steps, tuple):
+            for step in self.dense_steps:
+                require_int(owner, "every one of dense_steps", step, 0)
+        else:
+            require_number(owner, "dense_steps", self.dense_steps, 0, 1)
         for name, low in (("num_q_centroids", 1), ("num_k_centroids", 1), ("min_tokens", 0)):
             if getattr(self, name) != "auto":
                 require_int(owner, name, getattr(self, name), low)

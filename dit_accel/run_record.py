@@ -40,9 +40,10 @@ class AccelerationStats:
     """What really ran in the last trajectory.
 
     ``computed_steps`` and ``reused_steps`` map denoiser -> branch -> step indices with the cached blocks computed or
-    reused. ``denoise_seconds`` is the wall time of the denoising loop, ``cache_bytes_peak`` the most that was kept
-    between steps: residuals, and clusters of sparse attention. ``residual_diffs`` maps denoiser -> pairs of a step and
-    the probe's distance there, for the steps that were decided by it: what `DBCacheConfig.residual_diff_threshold` was
+    reused; ``partial_steps``, those of a schedule at which only the first and last blocks ran, in neither of them.
+    ``denoise_seconds`` is the wall time of the denoising loop, ``cache_bytes_peak`` the most that was kept between
+    steps: residuals, and clusters of sparse attention. ``residual_diffs`` maps denoiser -> pairs of a step and the
+    probe's distance there, for the steps that were decided by it: what `DBCacheConfig.residual_diff_threshold` was
     compared with. ``nan_steps`` maps denoiser -> the steps at which that distance was NaN; they were computed.
 
     Of the self-attention of computed blocks, with `SVG2Config`: ``sparse_calls`` and ``dense_calls`` count how it was
@@ -66,6 +67,7 @@ class AccelerationStats:
     sparse_density: float | None = None
     attention_error: float | None = None
     attention_errors: dict[str, list[float | None]] = field(default_factory=dict)
+    partial_steps: StepsByBranch = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -144,6 +146,7 @@ class RunRecord:
     num_steps: int = 0
     computed: defaultdict[str, defaultdict[str, list[int]]] = field(default_factory=_steps)
     reused: defaultdict[str, defaultdict[str, list[int]]] = field(default_factory=_steps)
+    partial: defaultdict[str, defaultdict[str, list[int]]] = field(default_factory=_steps)
     cache_bytes: int = 0
     cache_bytes_peak: int = 0
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -155,7 +158,7 @@ class RunRecord:
         """Start afresh if the call opens a trajectory."""
         if call.trajectory != self.trajectory:
             self.trajectory, self.num_steps = call.trajectory, call.num_steps
-            self.computed, self.reused = _steps(), _steps()
+            self.computed, self.reused, self.partial = _steps(), _steps(), _steps()
             self.cache_bytes_peak = self.cache_bytes
             self.watch = Stopwatch()
             self.progress = Progress(first_step=call.step)
@@ -165,6 +168,11 @@ class RunRecord:
     def count(self, call: DenoiserCall, *, is_reuse: bool) -> None:
         """Note that the cached blocks of this call were computed or reused."""
         (self.reused if is_reuse else self.computed)[call.denoiser][call.branch].append(call.step)
+
+    def count_partial(self, call: DenoiserCall, *, is_reuse: bool) -> None:
+        """Note that of a call that `count` takes for computed only some blocks ran, if ``is_reuse``."""
+        if is_reuse:
+            self.partial[call.denoiser][call.branch].append(call.step)
 
     def note_distance(self, call: DenoiserCall, distance: float) -> None:
         """Note what the step was decided by."""
@@ -183,10 +191,15 @@ class RunRecord:
                 denoiser: {b: list(found) for b, found in branches.items()} for denoiser, branches in steps.items()
             }
 
+        computed, partial = plain(self.computed), plain(self.partial)
+        for denoiser, branches in partial.items():
+            for branch, steps in branches.items():
+                computed[denoiser][branch] = [step for step in computed[denoiser][branch] if step not in steps]
         return AccelerationStats(
             num_steps=self.num_steps,
-            computed_steps=plain(self.computed),
+            computed_steps=computed,
             reused_steps=plain(self.reused),
+            partial_steps=partial,
             denoise_seconds=self.watch.seconds,
             cache_bytes_peak=self.cache_bytes_peak,
             residual_diffs={

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 import re
-import stat
-import tempfile
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -15,13 +12,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from .errors import DitAccelError, ScheduleError, did_you_mean
+from .actions import HOLD, PartialSteps, SparseSteps, check_actions, checked_forecasts, parsed_forecasts, parsed_part
+from .documents import parse_document, quoted, read_json_file, save_file
+from .errors import ScheduleError, did_you_mean
 
 SCHEMA = "dit_accel.cache_schedule"
-VERSION = 1
+VERSION = 1  # of a schedule that only has compute steps, which older versions can run
+VERSION_WITH_ACTIONS = 2
 MAX_FILE_BYTES = 1 << 20
 MAX_STEPS = 10_000
 _KEYS = ("num_steps", "compute_steps", "provenance")
+_KEYS_OF = {VERSION: _KEYS, VERSION_WITH_ACTIONS: (*_KEYS, "forecasts", "partial", "sparse")}
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class CacheSchedule:
         provenance: where the schedule comes from; plain JSON values. Keys written by the planner: ``name``, ``model``
             (id, weights hash), ``scheduler`` (class, shift), ``inputs`` (resolution, frames, guidance), ``prompts``,
             ``seeds``, ``budget``, ``objective``, ``versions``.
+        forecasts: other step -> weights of the last compute steps' residuals, newest last, whose sum it reuses. A step
+            that is not given holds the newest. More weights keep as many residuals in memory.
+        partial: steps at which some blocks run after all.
+        sparse: compute steps with sparse attention.
 
     Raises:
         ScheduleError: the steps are not a valid schedule.
@@ -44,11 +49,24 @@ class CacheSchedule:
     num_steps: int
     compute_steps: tuple[int, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    forecasts: Mapping[int, tuple[float, ...]] = field(default_factory=dict, repr=False)
+    partial: PartialSteps | None = None
+    sparse: SparseSteps | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "compute_steps", _checked_steps(self.num_steps, self.compute_steps))
         if not isinstance(self.provenance, Mapping):
             raise ScheduleError(f"provenance must be a JSON object, got {type(self.provenance).__name__}.")
+        object.__setattr__(self, "forecasts", checked_forecasts(self.num_steps, self.compute_steps, self.forecasts))
+        check_actions(self.num_steps, self.compute_steps, self.partial, self.sparse)
+
+    def weights(self, step: int) -> tuple[float, ...]:
+        """What the last compute steps' residuals are multiplied by at reuse step ``step``; newest last."""
+        return self.forecasts.get(step, HOLD)
+
+    def sources(self, step: int, num_values: int) -> tuple[int, ...]:
+        """The last ``num_values`` compute steps before ``step``, or as many as there are."""
+        return self.compute_steps[: bisect_left(self.compute_steps, step)][-num_values:]
 
     @property
     def budget(self) -> int:
@@ -117,25 +135,41 @@ class CacheSchedule:
     @classmethod
     def from_json(cls, text: str, *, origin: str = "text") -> CacheSchedule:
         """Parse the JSON form; ``origin`` is named in errors."""
-        document = parse_document(text, SCHEMA, VERSION, _KEYS, ScheduleError, origin)
+        document = parse_document(text, SCHEMA, _KEYS_OF, ScheduleError, origin)
         try:
-            return cls(document["num_steps"], document["compute_steps"], document["provenance"])
+            return cls(
+                document["num_steps"],
+                document["compute_steps"],
+                document["provenance"],
+                parsed_forecasts(document.get("forecasts", {})),
+                parsed_part(PartialSteps, document.get("partial")),
+                parsed_part(SparseSteps, document.get("sparse")),
+            )
         except ScheduleError as error:
             raise ScheduleError(f"{origin}: {error}") from None
 
     def to_json(self) -> str:
-        """The JSON form, schema v1; ``save`` writes exactly this."""
+        """The JSON form; ``save`` writes exactly this. Schema v1 if there is nothing but compute steps, else v2."""
+        actions = {
+            "forecasts": {str(step): list(weights) for step, weights in sorted(self.forecasts.items())},
+            "partial": self.partial and {**vars(self.partial), "steps": list(self.partial.steps)},
+            "sparse": self.sparse and {"steps": list(self.sparse.steps), "config": dict(self.sparse.config)},
+        }
+        has_actions = any(actions.values())
         document = {
             "schema": SCHEMA,
-            "version": VERSION,
+            "version": VERSION_WITH_ACTIONS if has_actions else VERSION,
             "num_steps": self.num_steps,
             "compute_steps": list(self.compute_steps),
+            **(actions if has_actions else {}),
             "provenance": dict(self.provenance),
         }
         try:
             return json.dumps(document, indent=2, allow_nan=False) + "\n"
         except (TypeError, ValueError, RecursionError) as error:
-            raise ScheduleError(f"The provenance holds a value that JSON cannot: {error}.") from None
+            raise ScheduleError(
+                f"The provenance, or the config of sparse steps, holds a value that JSON cannot: {error}."
+            ) from None
 
     def save(self, path: str | Path) -> None:
         """Write the schedule atomically: after a crash the file is the old one or the new one, never a part.
@@ -156,95 +190,6 @@ def shipped_schedules() -> list[str]:
         for file in model.iterdir()
         if re.fullmatch(r"[a-z0-9-]+\.json", file.name)
     )
-
-
-def read_json_file(path: Path, max_bytes: int, error: type[DitAccelError], what: str) -> str:
-    """The text of a file of at most ``max_bytes``, or ``error`` saying what is wrong with it."""
-    try:
-        status = path.stat()
-        is_file, size = stat.S_ISREG(status.st_mode), status.st_size
-        text = path.read_text(encoding="utf-8") if is_file and size <= max_bytes else ""
-    except (FileNotFoundError, NotADirectoryError):
-        raise error(f"There is no {what} file at {path}.") from None
-    except (OSError, ValueError) as problem:  # not UTF-8, or a path that no file can have
-        raise error(f"{str(path)!r} cannot be read as a {what}: {problem}.") from None
-    if not is_file:  # a device or a pipe could be read for ever
-        kind = "a directory" if path.is_dir() else "not a regular file"
-        raise error(f"{path} is {kind}. Give the path of a {what} file.")
-    if size > max_bytes:
-        raise error(f"{path} is {size:,} bytes; a {what} file has at most {max_bytes:,}. Is it the right file?")
-    return text
-
-
-def parse_document(
-    text: str, schema: str, version: int, keys: tuple[str, ...], error: type[DitAccelError], origin: str
-) -> dict[str, Any]:
-    """JSON text -> the document, with schema, version and exactly the ``keys`` checked."""
-    try:
-        document = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
-    except (ValueError, RecursionError) as problem:
-        raise error(f"{origin} is not valid JSON: {problem}.") from None
-    if not isinstance(document, dict) or document.get("schema") != schema:
-        found = document.get("schema") if isinstance(document, dict) else type(document).__name__
-        raise error(f"{origin} is not a {schema} file (its schema is {quoted(found)}).")
-    given = document.get("version")
-    if type(given) is not int or given != version:  # True and 1.0 equal 1
-        raise error(f"{origin} has schema version {quoted(given)}; this dit_accel reads {version}. Update dit_accel.")
-    missing, unknown = sorted(set(keys) - set(document)), sorted(set(document) - set(keys) - {"schema", "version"})
-    if missing or unknown:
-        raise error(f"{origin}: missing keys {missing}, unknown keys {quoted(unknown)}. Allowed: {sorted(keys)}.")
-    return document
-
-
-def quoted(value: object) -> str:
-    """``repr`` for an error message: short, and safe for any value."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits, or nesting without end
-        return f"a {type(value).__name__} that is too large to show"
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def is_number(value: object) -> bool:
-    """Whether ``value`` is a finite int or float that a float can hold; a bool is not."""
-    try:
-        return type(value) is not bool and isinstance(value, (int, float)) and math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def _refuse_constant(token: str) -> float:
-    raise ValueError(f"{token} is not a JSON number")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise ValueError(f"{digits:.40} is too large for a float")
-    return number
-
-
-def save_file(path: Path, text: str, error: type[DitAccelError], what: str) -> None:
-    """`write_atomically`, or ``error`` saying why not."""
-    try:
-        write_atomically(path, text)
-    except (OSError, ValueError) as problem:
-        raise error(f"The {what} cannot be written to {str(path)!r}: {problem}. Give another path.") from None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in one step, durably: temporary file, fsync, rename."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _checked_steps(num_steps: object, compute_steps: object) -> tuple[int, ...]:

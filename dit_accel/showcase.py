@@ -15,9 +15,10 @@ from torch import Tensor
 from .api import available_presets
 from .configs import LeMiCaConfig
 from .demo import DEMO_INPUTS, load_demo_pipeline
+from .documents import write_atomically
 from .errors import DitAccelError, MissingPackageError
 from .quality.report import evaluate
-from .schedule import CacheSchedule, write_atomically
+from .schedule import CacheSchedule
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

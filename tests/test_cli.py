@@ -19,6 +19,7 @@ from dit_accel.registry import all_specs
 from dit_accel.schedule import CacheSchedule
 
 from .conftest import tiny_inputs
+from .shell import Shell
 
 JOB = """
 [job]
@@ -56,28 +57,6 @@ def job(tmp_path: Path, source: str) -> str:
     inputs = "\n".join(f"{key} = {value}" for key, value in tiny_inputs().items())
     path.write_text(JOB.format(source=source, inputs=inputs))
     return str(path)
-
-
-class Shell:
-    """Runs the command in this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def ok(self, *arguments: str) -> str:
-        self._capsys.readouterr()
-        assert main(arguments) == 0
-        out: str = self._capsys.readouterr().out
-        return out
-
-    def fails(self, *arguments: str) -> str:
-        """The one line of an error."""
-        self._capsys.readouterr()
-        assert main(arguments) == 1
-        out, err = self._capsys.readouterr()
-        *bars, line = str(err).splitlines()
-        assert out == "" and all("Loading" in bar for bar in bars if bar) and "Traceback" not in err
-        return line
 
 
 @pytest.fixture
@@ -125,7 +104,20 @@ def test_debug_shows_the_traceback(graph: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["plann"], ["plan"], ["plan", "g.json"], ["plan", "g", "--budget", "x"], ["demo", "--prompts", "0"]],
+    [
+        [],
+        ["plann"],
+        ["plan"],
+        ["plan", "g.json"],
+        ["plan", "g", "--budget", "x"],
+        ["plan", "g", "--milliseconds", "x"],
+        ["plan", "g", "--budget", "3", "--speedup", "2"],
+        ["plan", "g", "--milliseconds", "3", "--speedup", "2"],
+        ["plan", "g", "--steps", "9"],
+        ["plan", "g", "--budget", "3", "--steps", "9.5"],
+        ["profile", "job.toml", "--polish", "x"],
+        ["demo", "--prompts", "0"],
+    ],
 )
 def test_usage_errors_are_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -179,6 +171,38 @@ def test_profile(shell: Shell, job: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "cache" / "dit_accel" / "profiles" / "tiny" / "job.json").exists()
     assert "fast.json: 3 of 5 steps" in shell_text(shell, job)
     assert (tmp_path / "cache" / "dit_accel" / "profiles" / "tiny" / "profile" / "fast.json").exists()
+
+
+def test_profile_with_polish(shell: Shell, job: str, tmp_path: Path) -> None:
+    options = ("--workdir", str(tmp_path / "work"), "--out", str(tmp_path / "out"))
+    shell.ok("profile", job, *options, "--json")
+    plain = CacheSchedule.load(tmp_path / "out" / "fast.json")
+    found = json.loads(shell.ok("profile", job, *options, "--polish", "2", "--json"))
+    polished = CacheSchedule.load(found["schedules"][0])
+    assert polished.budget == plain.budget == 3 and "polish" not in plain.provenance
+    assert polished.provenance["polish"]["rollouts"] <= 2
+    assert polished.provenance["polish"]["error_after"] <= polished.provenance["polish"]["error_before"]
+
+
+def test_profile_with_a_speedup(shell: Shell, job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dit_accel.profiling import measurement
+
+    monkeypatch.setattr(measurement, "measure_step_times", lambda *_: {"full": 8.0, "reuse": 1.0})
+    text = Path(job).read_text().replace("presets = { fast = 3 }", "speedups = { quick = 1.5 }")
+    Path(job).write_text(text)
+    found = json.loads(shell.ok("profile", job, "--workdir", str(tmp_path / "work"), "--json"))
+    (path,) = found["schedules"]
+    assert Path(path).name == "quick.json" and CacheSchedule.load(path).provenance["speedup"] == 40 / 26
+
+
+def test_polish_that_cannot_be_is_found_before_hours_of_work(
+    shell: Shell, job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dit_accel.profiling import job_file
+
+    monkeypatch.setattr(job_file, "profile", lambda *_, **__: pytest.fail("it was profiled"))
+    line = shell.fails("profile", job, "--workdir", str(tmp_path / "work"), "--polish", "-1", "--json")
+    assert "rollouts must be" in line
 
 
 def shell_text(shell: Shell, job: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dit_accel import schedule as schedule_module
+from dit_accel import documents
 from dit_accel.errors import ScheduleError
 from dit_accel.schedule import MAX_FILE_BYTES, CacheSchedule
 
@@ -45,7 +45,7 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
         ("[]", "is not a dit_accel.cache_schedule file .its schema is 'list'"),
         (document(schema="dit_accel.error_graph"), "its schema is 'dit_accel.error_graph'"),
         (document(schema=None), "its schema is None"),
-        (document(version=2), "has schema version 2; this dit_accel reads 1. Update dit_accel"),
+        (document(version=3), "has schema version 3; this dit_accel reads 1, 2. Update dit_accel"),
         (document(version=True), "schema version True"),
         (document(version=1.0), "schema version 1.0"),
         (document(num_steps=None), r"missing keys \['num_steps'\]"),
@@ -116,7 +116,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path: Path, monk
     def fail(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(schedule_module.os, "replace", fail)
+    monkeypatch.setattr(documents.os, "replace", fail)
     with pytest.raises(ScheduleError, match="No space left on device"):
         CacheSchedule(10, (0, 5)).save(path)
     assert CacheSchedule.load(path) == old
@@ -127,7 +127,7 @@ def test_an_interrupted_save_leaves_nothing_behind(tmp_path: Path, monkeypatch: 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(schedule_module.os, "fsync", interrupt)
+    monkeypatch.setattr(documents.os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         CacheSchedule(10, (0, 5)).save(tmp_path / "s.json")
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ The first branch that reaches the range in a step decides, for all branches of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,6 @@ from .._diffusers import Forward, eager, output_tensors, replace_tensors
 from ..run_record import RunRecord
 from ..step_tracker import DenoiserCall
 from .block_range import BlockRange
-from .forecast import forecast_weights
 from .policies import CachePolicy
 from .probe import Probe
 from .state import BranchState, Form, Kept, Streams
@@ -38,6 +37,7 @@ class BlockRangeExecutor:
         reuses_output: keep the denoiser's output instead of the residual; at a reuse step it is returned as it was.
         rank_sum: adds the probe's two sums up over the ranks that hold parts of the sequence.
         peers: the executors of the pipeline's denoisers; this one adds itself.
+        is_inner: another executor caches more blocks around these, and counts the steps.
     """
 
     def __init__(
@@ -49,9 +49,10 @@ class BlockRangeExecutor:
         reuses_output: bool = False,
         rank_sum: Callable[[Tensor], Tensor] = lambda sums: sums,
         peers: list[BlockRangeExecutor] | None = None,
+        is_inner: bool = False,
     ) -> None:
         self._policy, self._record, self._range, self._reuses_output = policy, record, block_range, reuses_output
-        self._probe, self._rank_sum = Probe(), rank_sum
+        self._probe, self._rank_sum, self._is_inner = Probe(), rank_sum, is_inner
         self._states: dict[str, BranchState] = {}
         self._ran: set[str] = set()  # branches, in this step
         self._trajectory = self._step = self._decided_step = self._computed_step = -1
@@ -75,7 +76,7 @@ class BlockRangeExecutor:
         if call.trajectory != self._trajectory:
             self._policy.check(call)
             self._decided_step = self._computed_step = -1
-            if self._policy.num_values > 1 and call.times is not None:
+            if self._policy.needs_times and call.times is not None:
                 self._times = call.times()  # once a trajectory
         if call.step != self._step or call.trajectory != self._trajectory:
             self._start_step()
@@ -83,9 +84,7 @@ class BlockRangeExecutor:
         self._ran.add(call.branch)
         self._record.begin(call)
         self._record.watch.start()
-        state = self._states.get(call.branch)
-        if state is None:
-            state = self._states[call.branch] = BranchState()
+        state = self._states.setdefault(call.branch, BranchState())
         state.first, state.last = self._range.running()
         state.is_reuse = state.is_kept = False
         state.origin = None
@@ -102,7 +101,7 @@ class BlockRangeExecutor:
             replaced = replace_tensors(output, iter([None if t is None else t.clone() for t in state.value or ()]))
         elif self._reuses_output and state.is_kept:
             self._keep(call, tuple(tensor.clone() for tensor in output_tensors(output)))
-        self._record.count(call, is_reuse=state.is_reuse)
+        (self._record.count_partial if self._is_inner else self._record.count)(call, is_reuse=state.is_reuse)
         self._record.watch.lap()
         for kept in tuple(state.kept):
             if self._policy.last_use(kept.step, call.num_steps) <= call.step:
@@ -196,7 +195,7 @@ class BlockRangeExecutor:
             self._is_compute = not can_reuse or self._policy.is_compute(call, self._record.progress, self._distance)
             self._record.progress.note(call.step, is_compute=self._is_compute)
             self._decided_step = call.step
-            if self._is_compute:
+            if self._is_compute and self._policy.last_use(call.step, call.num_steps) > call.step:
                 self._computed_step = call.step
         state.is_reuse = can_reuse and not self._is_compute
         state.is_kept = is_inference and self._policy.last_use(call.step, call.num_steps) > call.step
@@ -219,11 +218,11 @@ class BlockRangeExecutor:
         return value
 
     def _forecast(self, call: DenoiserCall, state: BranchState) -> Streams:
-        """The kept values carried to this step: the newest as it is, or the polynomial through the last ones."""
-        values = [kept.tensors for kept in state.kept]
-        if len(values) == 1:
-            return values[-1]
-        weights = forecast_weights([self._times[kept.step] for kept in state.kept], self._times[call.step])
+        """The kept values carried to this step, by the policy's weights."""
+        weights = self._policy.weights(call.step, [kept.step for kept in state.kept], self._times)
+        if tuple(weights) == (1.0,):
+            return state.kept[-1].tensors
+        values = [kept.tensors for kept in state.kept[-len(weights) :]]
         return tuple(_weighted(column, weights) for column in zip(*values, strict=True))
 
     @eager
@@ -287,7 +286,7 @@ def _difference(exit_: Tensor | None, entry: Tensor | None, buffer: Tensor | Non
     return exit_ - entry if buffer is None else torch.sub(exit_, entry, out=buffer)
 
 
-def _weighted(tensors: tuple[Tensor | None, ...], weights: list[float]) -> Tensor | None:
+def _weighted(tensors: tuple[Tensor | None, ...], weights: Sequence[float]) -> Tensor | None:
     total = None
     for tensor, weight in zip(tensors, weights, strict=True):
         if tensor is not None:

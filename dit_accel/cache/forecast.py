@@ -32,3 +32,10 @@ def forecast_weights(times: Sequence[float], time: float) -> list[float]:
                 weight *= (time - other) / (t - other)
         weights[k] = weight
     return weights
+
+
+def taylor_weights(step: int, kept_steps: Sequence[int], times: Sequence[float]) -> Sequence[float]:
+    """`forecast_weights` of kept steps; one alone is held, whatever its time."""
+    if len(kept_steps) == 1:
+        return (1.0,)
+    return forecast_weights([times[kept] for kept in kept_steps], times[step])

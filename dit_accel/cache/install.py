@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 
 from .._diffusers import rank_sum, wrap_forward
-from ..configs import DBCacheConfig, LeMiCaConfig
+from ..configs import DBCacheConfig
 from ..installation import Installation
 from .block_range import BlockRange
 from .executor import BlockRangeExecutor
-from .policies import CachePolicy, DBCachePolicy, SchedulePolicy
+from .policies import CachePolicy, DBCachePolicy
 
 
 def install_policy(
@@ -19,6 +19,7 @@ def install_policy(
     probe_blocks: int = 0,
     corrector_blocks: int = 0,
     reuses_output: bool = False,
+    is_inner: bool = False,
 ) -> None:
     """Cache the blocks of every denoiser under ``policy``.
 
@@ -27,6 +28,7 @@ def install_policy(
         policy: decides compute or reuse, shared by all denoisers.
         probe_blocks, corrector_blocks: blocks that always run, before and after the cached ones.
         reuses_output: reuse the denoiser's output rather than the residual.
+        is_inner: a policy for more blocks is installed after this one.
 
     Raises:
         ConfigError: probe and corrector leave no block to cache.
@@ -49,6 +51,7 @@ def install_policy(
             reuses_output=reuses_output,
             rank_sum=functools.partial(rank_sum, denoiser),
             peers=executors,
+            is_inner=is_inner,
         )
         undo.callback(executor.release)
         for index, block in enumerate(block_range.blocks):
@@ -64,9 +67,3 @@ def install_dbcache(installation: Installation, config: DBCacheConfig) -> None:
         probe_blocks=config.probe_blocks,
         corrector_blocks=config.corrector_blocks,
     )
-
-
-def install_lemica(installation: Installation, config: LeMiCaConfig) -> None:
-    """The installer of `LeMiCaConfig`: probe and corrector ranges are empty, the schedule decides."""
-    policy = SchedulePolicy(config.cache_schedule, config.forecast)
-    install_policy(installation, policy, reuses_output=config.reuse == "output")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable
-from itertools import accumulate
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from ..configs import DBCacheConfig
@@ -12,7 +10,7 @@ from ..errors import ScheduleMismatchError
 from ..run_record import Progress
 from ..schedule import CacheSchedule
 from ..step_tracker import DenoiserCall
-from .forecast import ORDERS
+from .forecast import ORDERS, taylor_weights
 
 Distance = Callable[[], float]
 
@@ -21,11 +19,12 @@ class CachePolicy(Protocol):
     """Decides once a step, for all branches of the step.
 
     ``uses_probe`` says whether `is_compute` may ask for the distance; ``num_values`` is how many compute steps' values
-    a reuse step needs.
+    a reuse step needs at most; ``needs_times``, whether `weights` looks at the model times.
     """
 
     uses_probe: bool
     num_values: int
+    needs_times: bool
 
     def check(self, call: DenoiserCall) -> None:
         """Raise if the trajectory that begins with this call cannot be run under the policy."""
@@ -36,29 +35,55 @@ class CachePolicy(Protocol):
     def last_use(self, step: int, num_steps: int) -> int:
         """The last step that may reuse what was computed at ``step``; ``step`` or less if none."""
 
+    def weights(self, step: int, kept_steps: Sequence[int], times: Sequence[float]) -> Sequence[float]:
+        """What the newest kept values are multiplied by, to be summed up at reuse step ``step``; newest last."""
+
 
 class SchedulePolicy:
-    """Computes the steps of a `CacheSchedule` (LeMiCa). Needs no tensor, so it costs nothing to decide."""
+    """Computes the steps of a `CacheSchedule` (LeMiCa). Needs no tensor, so it costs nothing to decide.
+
+    Args:
+        schedule: the compute steps, and how each other step is made from them.
+        forecast: ``"schedule"`` follows the weights in the schedule; any other is used at all steps instead.
+        reuse_steps: those that are reused; None: all but the compute steps. At others blocks run, and nothing is kept.
+    """
 
     uses_probe = False
 
-    def __init__(self, schedule: CacheSchedule, forecast: str = "hold") -> None:
+    def __init__(
+        self, schedule: CacheSchedule, forecast: str = "schedule", reuse_steps: Collection[int] | None = None
+    ) -> None:
         self._schedule = schedule
-        self._compute = frozenset(schedule.compute_steps)
-        self.num_values = ORDERS[forecast] + 1
-        self._last_use = _last_uses(schedule, self.num_values)
+        others = set(range(schedule.num_steps)) - set(schedule.compute_steps)
+        self._reuse_steps = frozenset(others if reuse_steps is None else reuse_steps)
+        self._order = ORDERS.get(forecast)
+        self.needs_times = bool(self._order)
+        sources = {step: schedule.sources(step, self._num_values_at(step)) for step in self._reuse_steps}
+        self.num_values = max(map(len, sources.values()), default=1)
+        self._sources = sources
+        self._last_use = _last_uses(schedule.num_steps, sources, others - self._reuse_steps)
+
+    def _num_values_at(self, step: int) -> int:
+        return len(self._schedule.weights(step)) if self._order is None else self._order + 1
 
     def check(self, call: DenoiserCall) -> None:
         """Raise `ScheduleMismatchError` unless the run has the planned number of steps."""
         require_num_steps(self._schedule, call.num_steps)
 
     def is_compute(self, call: DenoiserCall, progress: Progress, distance: Distance) -> bool:
-        """Whether the schedule has the step."""
-        return call.step in self._compute
+        """Whether the step is none of the reuse steps."""
+        return call.step not in self._reuse_steps
 
     def last_use(self, step: int, num_steps: int) -> int:
         """The last reuse step before compute steps that are newer have taken over."""
         return self._last_use[step]
+
+    def weights(self, step: int, kept_steps: Sequence[int], times: Sequence[float]) -> Sequence[float]:
+        """Those of the schedule, if what is kept is what it counts on; a branch that joined late holds the newest."""
+        if self._order is not None:
+            return taylor_weights(step, kept_steps[-self._order - 1 :], times)
+        weights = self._schedule.weights(step)
+        return weights if tuple(kept_steps[-len(weights) :]) == self._sources[step] else (1.0,)
 
 
 class DBCachePolicy:
@@ -70,6 +95,7 @@ class DBCachePolicy:
         self._config = config
         self._forced = frozenset(config.forced_steps)
         self.num_values = ORDERS[config.forecast] + 1
+        self.needs_times = self.num_values > 1
 
     def check(self, call: DenoiserCall) -> None:
         """Raise `ScheduleMismatchError` if ``compute_steps`` is a schedule for another number of steps."""
@@ -95,6 +121,10 @@ class DBCachePolicy:
             last -= 1
         return last
 
+    def weights(self, step: int, kept_steps: Sequence[int], times: Sequence[float]) -> Sequence[float]:
+        """The polynomial through all that is kept."""
+        return taylor_weights(step, kept_steps, times)
+
     def _is_forced(self, step: int, num_steps: int) -> bool:
         return step in self._forced or (self._config.always_compute_last and step == num_steps - 1)
 
@@ -109,17 +139,13 @@ def require_num_steps(schedule: CacheSchedule, num_steps: int) -> None:
         )
 
 
-def _last_uses(schedule: CacheSchedule, num_values: int) -> list[int]:
-    """For every step, the last reuse step that has it among its ``num_values`` newest compute steps.
+def _last_uses(num_steps: int, sources: Mapping[int, tuple[int, ...]], unused: Collection[int]) -> list[int]:
+    """For every step, the last reuse step that may be made from it; -1 if there is none, or it is ``unused``.
 
-    If there is none, a step that is no later. A reuse step may compute after all (a new denoiser, a branch that joins
-    late): it then serves up to the next compute steps like any other.
+    Also for reuse steps: one may compute after all (a new denoiser, a branch that joins late).
     """
-    compute, reuse = schedule.compute_steps, set(range(schedule.num_steps)) - set(schedule.compute_steps)
-    previous_reuse = list(accumulate(range(schedule.num_steps), lambda last, k: k if k in reuse else last, initial=-1))
-    uses = []
-    for step in range(schedule.num_steps):
-        taken_over = bisect_right(compute, step) + num_values - 1
-        end = compute[taken_over] if taken_over < len(compute) else schedule.num_steps
-        uses.append(previous_reuse[end])  # the newest of steps 0 … end − 1
+    uses = [-1] * num_steps
+    for step, steps in sources.items():
+        for source in set(range(steps[0], step)) - set(unused):
+            uses[source] = max(uses[source], step)
     return uses

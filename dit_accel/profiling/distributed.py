@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,11 +17,12 @@ from ..errors import JobError
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+    from .measurement import TaskRunner
     from .request import ProfileJob
-    from .rollout import BatchRunner
     from .workdir import Task, WorkDir
 
-_WORKER: tuple[DiffusionPipeline, dict[int, BatchRunner]] | None = None  # set once in each worker process
+_WORKER: DiffusionPipeline | None = None  # set once in each worker process
+_RUNNER: tuple[tuple[ProfileJob, Path], TaskRunner] | None = None  # of the job that was worked on last
 
 
 def process_pool(load_pipeline: Callable[[], DiffusionPipeline], num_workers: int) -> ProcessPoolExecutor:
@@ -40,13 +42,16 @@ def run_in_worker(job: ProfileJob, work: WorkDir, task: Task) -> None:
     Raises:
         JobError: the executor is not one of `process_pool`.
     """
-    from .job import run_task
+    from .measurement import TaskRunner
 
+    global _RUNNER
     if _WORKER is None:  # the pool's initializer sets it
         raise JobError(
             "The executor's workers hold no pipeline. Make it with dit_accel.profiling.distributed.process_pool."
         )
-    run_task(_WORKER[0], job, work, task, _WORKER[1])
+    if _RUNNER is None or _RUNNER[0] != (job, work.path):
+        _RUNNER = (job, work.path), TaskRunner(_WORKER, job, work)
+    _RUNNER[1].run(task)
 
 
 def _start_worker(load_pipeline: Callable[[], DiffusionPipeline]) -> None:
@@ -55,7 +60,7 @@ def _start_worker(load_pipeline: Callable[[], DiffusionPipeline]) -> None:
     torch.set_num_threads(1)
     pipe = load_pipeline()
     pipe.set_progress_bar_config(disable=True)
-    _WORKER = (pipe, {})
+    _WORKER = pipe
 
 
 def _exit_with_parent() -> None:

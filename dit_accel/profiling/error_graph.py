@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GraphError, MissingPackageError
-from ..schedule import MAX_STEPS, CacheSchedule, is_number, parse_document, quoted, read_json_file, save_file
+from ..documents import is_number, parse_document, quoted, read_json_file, save_file
+from ..errors import GraphError
+from ..schedule import MAX_STEPS, CacheSchedule
+from .residual_model import FORECASTS, ResidualModel
+from .step_actions import StepActions
 
 if TYPE_CHECKING:
     import networkx
@@ -16,9 +19,10 @@ if TYPE_CHECKING:
 Edge = tuple[int, int]
 
 SCHEMA = "dit_accel.error_graph"
-VERSION = 1
+VERSION = 2
 MAX_FILE_BYTES = 64 << 20
 _KEYS = ("num_steps", "edges", "rollout_steps", "provenance")
+_KEYS_OF = {1: _KEYS, VERSION: (*_KEYS, "model", "actions")}
 
 
 class ErrorGraph:
@@ -30,6 +34,10 @@ class ErrorGraph:
             nothing: they always exist, with error 0, and need not be given.
         rollout_steps: full denoiser steps that measuring cost, summed over all videos.
         provenance: where the numbers come from; plain JSON values.
+        forecasts: edge -> the forecast that its error is of, where that is not ``"hold"``. Needs the model.
+        estimated: edges whose error was not measured.
+        model: what the recorded trajectories tell: weights of forecasts, estimates, other step counts.
+        actions: step times, and what else a step can do; for plans under a time limit.
 
     Raises:
         GraphError: an edge or a number is out of range.
@@ -44,6 +52,10 @@ class ErrorGraph:
         *,
         rollout_steps: int = 0,
         provenance: Mapping[str, Any] | None = None,
+        forecasts: Mapping[Edge, str] | None = None,
+        estimated: Iterable[Edge] = (),
+        model: ResidualModel | None = None,
+        actions: StepActions | None = None,
     ) -> None:
         if type(num_steps) is not int or not 2 <= num_steps <= MAX_STEPS:
             raise GraphError(f"num_steps must be an integer from 2 to {MAX_STEPS}, got {quoted(num_steps)}.")
@@ -59,6 +71,10 @@ class ErrorGraph:
         self.edges: dict[Edge, float] = {edge: float(error) for edge, error in edges.items()}
         self.rollout_steps = rollout_steps
         self.provenance: dict[str, Any] = dict(provenance or {})
+        self.forecasts: dict[Edge, str] = {e: name for e, name in (forecasts or {}).items() if name != "hold"}
+        self.estimated = frozenset(estimated)
+        self.model, self.actions = model, actions
+        _check_extras(self)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ErrorGraph):
@@ -69,11 +85,45 @@ class ErrorGraph:
     __hash__ = None  # type: ignore[assignment]  # edges may be edited
 
     def __repr__(self) -> str:
-        return f"ErrorGraph(num_steps={self.num_steps}, {len(self.edges)} edges, rollout_steps={self.rollout_steps})"
+        estimated = f", {len(self.estimated)} of them estimated" if self.estimated else ""
+        return (
+            f"ErrorGraph(num_steps={self.num_steps}, {len(self.edges)} edges{estimated}, "
+            f"rollout_steps={self.rollout_steps})"
+        )
 
     def error(self, start: int, stop: int) -> float | None:
         """The error of edge ``start``→``stop``: 0 for length 1, None if it was not measured."""
         return self.edges.get((start, stop), 0.0 if stop == start + 1 else None)
+
+    def with_actions(self, actions: StepActions) -> ErrorGraph:
+        """The same graph with other step times and actions."""
+        return ErrorGraph(
+            self.num_steps,
+            self.edges,
+            rollout_steps=self.rollout_steps,
+            provenance=self.provenance,
+            forecasts=self.forecasts,
+            estimated=self.estimated,
+            model=self.model,
+            actions=actions,
+        )
+
+    def resample(self, num_steps: int | None = None, *, shift: float | None = None) -> ErrorGraph:
+        """The graph of runs with another number of steps or another shift of the noise levels, all of it estimated.
+
+        Residuals are interpolated in model time, and gains as a density of the noise level. The new grid is spaced as
+        the old one is, which holds for the schedulers of flow matching.
+
+        Args:
+            num_steps: model steps, at least 3; None: as many as before.
+            shift: ``flow_shift`` or ``shift`` of the scheduler, above 0; None: as before.
+
+        Raises:
+            GraphError: the graph has no model with gains, or an argument is out of range.
+        """
+        from .resample import resample
+
+        return resample(self, num_steps, shift)
 
     def plan_all(self, *, objective: str = "lexicographic-minimax", power: float = 4.0) -> dict[int, CacheSchedule]:
         """The optimal schedule of every feasible budget, in one solve; see `dit_accel.plan`."""
@@ -91,14 +141,19 @@ class ErrorGraph:
         return graph
 
     def to_json(self) -> str:
-        """The JSON form, schema v1; floats survive exactly."""
+        """The JSON form, schema v2; floats survive exactly. An edge is [i, j, error, forecast, is it estimated]."""
         document = {
             "schema": SCHEMA,
             "version": VERSION,
             "num_steps": self.num_steps,
             "rollout_steps": self.rollout_steps,
             "provenance": self.provenance,
-            "edges": [[i, j, error] for (i, j), error in sorted(self.edges.items())],
+            "edges": [
+                [*edge, error, self.forecasts.get(edge, "hold"), edge in self.estimated]
+                for edge, error in sorted(self.edges.items())
+            ],
+            "model": None if self.model is None else self.model.to_json(),
+            "actions": None if self.actions is None else self.actions.to_json(),
         }
         try:
             return json.dumps(document, allow_nan=False) + "\n"
@@ -121,60 +176,89 @@ class ErrorGraph:
             GraphError: missing, over 64 MiB, not JSON, of another kind or version, or with invalid edges.
         """
         text = read_json_file(Path(path), MAX_FILE_BYTES, GraphError, "error graph")
-        document = parse_document(text, SCHEMA, VERSION, _KEYS, GraphError, str(path))
-        rows = document["edges"]
-        if not isinstance(rows, list) or any(not isinstance(row, list) or len(row) != 3 for row in rows):
-            raise GraphError(f"{path}: edges must be a list of [i, j, error].")
-        edges: dict[Edge, float] = {}
+        document = parse_document(text, SCHEMA, _KEYS_OF, GraphError, str(path))
         try:
-            for i, j, error in rows:
-                _check_edge(document["num_steps"], (i, j), error)
-                if (i, j) in edges:
-                    raise GraphError(f"Edge ({i}, {j}) is given twice.")
-                edges[i, j] = error
+            edges, forecasts, estimated = _parsed_edges(document["num_steps"], document["edges"], document["version"])
+            model, actions = document.get("model"), document.get("actions")
             return cls(
                 document["num_steps"],
                 edges,
                 rollout_steps=document["rollout_steps"],
                 provenance=document["provenance"],
+                forecasts=forecasts,
+                estimated=estimated,
+                model=None if model is None else ResidualModel.from_json(model),
+                actions=None if actions is None else StepActions.from_json(actions),
             )
         except GraphError as problem:
             raise GraphError(f"{path}: {problem}") from None
 
-    def plot(self, path: str | Path, schedules: Mapping[str, CacheSchedule] | None = None) -> None:
-        """Write a heat map of the edges (log scale), with the paths of ``schedules`` drawn on it.
+    def plot(
+        self,
+        path: str | Path,
+        schedules: Mapping[str, CacheSchedule] | None = None,
+        measured: Mapping[int, float] | None = None,
+    ) -> None:
+        """Write a heat map of the edges (log scale), and beside it the error of every budget's best path.
+
+        Args:
+            path: of the picture.
+            schedules: label -> schedule whose path is drawn on the map.
+            measured: budget -> error of whole runs, to be shown beside the predicted one.
 
         Raises:
             MissingPackageError: matplotlib is not installed.
             GraphError: there is nothing to plot, or the picture cannot be written.
         """
-        try:
-            from matplotlib.colors import LogNorm
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise MissingPackageError(
-                'plot needs matplotlib, which is not installed. pip install "dit-accel[plot]"'
-            ) from None
-        measured = {edge: error for edge, error in self.edges.items() if error > 0}
-        if not measured:
-            raise GraphError("There is no edge with a positive error to plot.")
-        figure = Figure(figsize=(9, 4.5), layout="constrained")
-        axes = figure.add_subplot()
-        starts, lengths = zip(*((i, j - i - 1) for i, j in measured), strict=True)
-        marks = axes.scatter(starts, lengths, c=list(measured.values()), norm=LogNorm(), marker="s", s=45)
-        for name, schedule in (schedules or {}).items():
-            pairs = list(zip(schedule.compute_steps, schedule.compute_steps[1:], strict=False))
-            axes.plot(
-                [i for i, _ in pairs], [j - i - 1 for i, j in pairs], "o-", fillstyle="none", lw=1, ms=8, label=name
+        from .graph_plot import plot_graph
+
+        plot_graph(self, path, schedules or {}, measured or {})
+
+
+def _parsed_edges(num_steps: Any, rows: Any, version: int) -> tuple[dict[Edge, float], dict[Edge, str], list[Edge]]:
+    """Errors, forecasts and estimated edges of the rows of a file."""
+    width, form = (3, "[i, j, error]") if version == 1 else (5, "[i, j, error, forecast, is estimated]")
+    if not isinstance(rows, list) or any(not isinstance(row, list) or len(row) != width for row in rows):
+        raise GraphError(f"edges must be a list of {form}.")
+    edges: dict[Edge, float] = {}
+    forecasts: dict[Edge, str] = {}
+    estimated: list[Edge] = []
+    for i, j, error, *more in rows:
+        _check_edge(num_steps, (i, j), error)
+        if (i, j) in edges:
+            raise GraphError(f"Edge ({i}, {j}) is given twice.")
+        edges[i, j] = error
+        forecast, is_estimated = more or ("hold", False)
+        if not isinstance(forecast, str) or type(is_estimated) is not bool:
+            raise GraphError(f"Edge ({i}, {j}) must be {form}, got {quoted([i, j, error, *more])}.")
+        if forecast != "hold":
+            forecasts[i, j] = forecast
+        if is_estimated:
+            estimated.append((i, j))
+    return edges, forecasts, estimated
+
+
+def _check_extras(graph: ErrorGraph) -> None:
+    """Raise `GraphError` unless forecasts and estimates are of edges, and there is a model that fits."""
+    stray = sorted((set(graph.forecasts) | graph.estimated) - set(graph.edges))
+    if stray:
+        raise GraphError(f"forecasts and estimated must name edges of the graph, got {quoted(stray)}.")
+    unknown = sorted(set(graph.forecasts.values()) - set(FORECASTS))
+    if unknown:
+        raise GraphError(f"forecasts must be out of {', '.join(FORECASTS)}, got {quoted(unknown)}.")
+    if graph.forecasts and graph.model is None:
+        raise GraphError("Forecasts other than hold need the model that has their weights. Give model=.")
+    actions = graph.actions
+    if actions is not None:
+        count = graph.num_steps
+        edges = [edge for edge in actions.partial_errors if not 0 <= edge[0] < edge[1] - 1 < count - 1]
+        steps = [step for step in actions.sparse_errors if not 0 <= step < count]
+        if edges or steps:
+            raise GraphError(
+                f"actions must be of edges and steps below num_steps={count}, got {quoted([*edges, *steps])}."
             )
-        if schedules:
-            figure.legend(loc="outside upper center", ncols=len(schedules))
-        axes.set(xlabel="computed step i", ylabel="steps that reuse it")
-        figure.colorbar(marks, label="error of the final latent (mean L1)")
-        try:
-            figure.savefig(path, dpi=120)
-        except (OSError, ValueError) as problem:  # an unwritable path, or an ending that matplotlib cannot write
-            raise GraphError(f"The plot cannot be written to {str(path)!r}: {problem}. Give another path.") from None
+    if graph.model is not None and graph.model.num_steps != graph.num_steps:
+        raise GraphError(f"The model is of {graph.model.num_steps} steps, the graph of {graph.num_steps}.")
 
 
 def _check_edge(num_steps: Any, edge: Any, error: Any) -> None:

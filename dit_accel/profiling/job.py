@@ -8,23 +8,24 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, as_completed
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from .._diffusers import denoisers_of
 from ..api import refuse_accelerated
-from ..errors import ConfigError, JobError, did_you_mean
+from ..configs import SVG2Config
+from ..errors import ConfigError, did_you_mean
 from ..registry import find_spec, find_variant
 from .error_graph import ErrorGraph
+from .measurement import Measurement
+from .planner import plan_all
 from .request import ProfileJob, checked_job
-from .rollout import BatchRunner
-from .workdir import Task, WorkDir
+from .workdir import WorkDir
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -38,6 +39,14 @@ def profile(
     seeds: Sequence[int] = (0,),
     max_segment: int | None = None,
     mode: str = "exact",
+    forecasts: Sequence[str] | None = None,
+    budgets: Sequence[int] | None = None,
+    objective: str = "lexicographic-minimax",
+    power: float = 4.0,
+    safety: float = 2.0,
+    step_times: bool = False,
+    partial_blocks: tuple[int, int] | None = None,
+    sparse: SVG2Config | None = None,
     workdir: str | Path | None = None,
     executor: Executor | None = None,
     batch_size: int = 4,
@@ -46,7 +55,7 @@ def profile(
 ) -> ErrorGraph:
     """Measure what every stretch of reuse costs the final video.
 
-    For each batch the full trajectory runs once; then every edge i→j with ``2 <= j − i <= max_segment`` is rolled out
+    For each batch the full trajectory runs once; then edges i→j with ``2 <= j − i <= max_segment`` are rolled out
     through the executor that users run. The error is the mean L1 of the final latents, averaged over all videos.
 
     Args:
@@ -55,7 +64,20 @@ def profile(
         num_inference_steps: steps of the trajectory; the schedule fits this number only.
         seeds: every prompt is sampled with each of them.
         max_segment: longest edge, at least 2; None allows all. Larger: smaller budgets are feasible, at higher cost.
-        mode: ``"exact"`` rolls out every edge.
+        mode: ``"exact"`` rolls out every edge. ``"lazy"`` estimates all from the trajectories and a few rollouts, and
+            rolls out those that can change the plan of a budget; the others keep their estimates. ``"estimate"`` rolls
+            out none: it spends one trajectory a video, and four times the steps of one on the first batch for gains.
+        forecasts: names from `FORECASTS`, how a reuse step is made from the compute steps before; each edge keeps the
+            best. None: ``"hold"`` alone for ``"exact"``, as each costs a rollout of every edge, otherwise all.
+        budgets: what ``"lazy"`` decides. None: from a fifth to three fifths of the steps.
+        objective, power: what `plan` will be asked for; ``"lazy"`` measures what that depends on.
+        safety: how many standard deviations ``"lazy"`` allows an estimate to be off. Higher: more rollouts. Its plans
+            are those of ``"exact"`` if no unmeasured edge is further off.
+        step_times: also measure the milliseconds of full and reuse steps, for `plan` with ``milliseconds`` or
+            ``speedup``.
+        partial_blocks: (probe, corrector) blocks of *partial* steps, at which only these run. Given, their time and
+            errors are measured, and `plan` may use them.
+        sparse: knobs of *sparse* steps, full steps with sparse attention. Given, their time and errors are measured.
         workdir: keeps every finished rollout, so that a killed job continues; None works in a temporary directory.
         executor: where rollouts run, made by `dit_accel.profiling.distributed.process_pool`; None runs them here.
         batch_size: prompts denoised together; it can change the last bits of the result.
@@ -67,21 +89,37 @@ def profile(
 
     Raises:
         ConfigError: an argument is out of range.
+        GraphError: the objective or power is not allowed.
         AlreadyAcceleratedError: the pipeline is accelerated; its full run would not be one.
         JobError: the workdir cannot be written, is in use, is damaged or holds another job; or a run or worker failed.
         UnsupportedPipelineError: no specification covers the pipeline.
     """
-    job = checked_job(prompts, num_inference_steps, seeds, max_segment, mode, batch_size, pipe_kwargs)
+    job = checked_job(
+        prompts,
+        num_inference_steps=num_inference_steps,
+        seeds=seeds,
+        max_segment=max_segment,
+        batch_size=batch_size,
+        mode=mode,
+        forecasts=forecasts,
+        budgets=budgets,
+        objective=objective,
+        power=power,
+        safety=safety,
+        step_times=step_times,
+        partial_blocks=partial_blocks,
+        sparse=sparse,
+        **pipe_kwargs,
+    )
+    plan_all(ErrorGraph(2, {}), objective=objective, power=power)  # refuses now what it does not know
     _check_pipeline(pipe, job)
     if workdir is None and executor is not None:
         raise ConfigError("An executor needs a workdir that its workers can reach. Give workdir=.")
     description = describe_job(pipe, job)
     with tempfile.TemporaryDirectory() as temporary:
         work = WorkDir(Path(workdir or temporary), description)
-        with work.locked():
-            with _quiet(pipe):
-                _measure_all(pipe, job, work, executor, progress)
-            return _graph(job, work, description)
+        with work.locked(), quiet(pipe), Measurement(pipe, job, work, executor, progress) as measurement:
+            return measurement.graph(description)
 
 
 def describe_job(pipe: DiffusionPipeline, job: ProfileJob) -> dict[str, Any]:
@@ -104,6 +142,10 @@ def describe_job(pipe: DiffusionPipeline, job: ProfileJob) -> dict[str, Any]:
         "num_inference_steps": job.num_steps,
         "inputs": dict(job.inputs),
         "max_segment": job.max_segment,
+        "mode": job.mode,
+        "forecasts": list(job.forecasts),
+        **({"search": _search_settings(job)} if job.mode == "lazy" else {}),
+        **({"actions": _action_settings(job)} if job.has_times else {}),
         "batches": [{"prompts": list(batch.prompts), "seed": batch.seed} for batch in job.batches],
         "versions": {name: version(name) for name in ("torch", "diffusers", "dit_accel")},
     }
@@ -125,21 +167,20 @@ def weights_sha256(pipe: DiffusionPipeline) -> str:
     return digest.hexdigest()
 
 
-def run_task(
-    pipe: DiffusionPipeline, job: ProfileJob, work: WorkDir, task: Task, runners: dict[int, BatchRunner]
-) -> None:
-    """Roll out one edge and make the result durable; ``runners`` keeps the batches loaded between tasks."""
-    batch, start, stop = task
-    if batch not in runners:
-        runners.clear()
-        runner = BatchRunner(pipe, job.batches[batch], job.num_steps, job.inputs)
-        runner.load(work.trajectory(batch))
-        runners[batch] = runner
-    work.write(task, runners[batch].measure(start, stop))
+def _action_settings(job: ProfileJob) -> dict[str, Any]:
+    """What else steps may do in this job."""
+    blocks = job.partial_blocks
+    return {"partial_blocks": None if blocks is None else list(blocks), "sparse_config": job.sparse_config}
+
+
+def _search_settings(job: ProfileJob) -> dict[str, Any]:
+    """What decides which edges a lazy job rolls out."""
+    power = {"power": job.power} if job.objective == "sum-power" else {}
+    return {"budgets": list(job.budgets), "objective": job.objective, **power, "safety": job.safety}
 
 
 @contextmanager
-def _quiet(pipe: DiffusionPipeline) -> Iterator[None]:
+def quiet(pipe: DiffusionPipeline) -> Iterator[None]:
     """No progress bars of the pipeline's own meanwhile; afterwards as before."""
     name = "_progress_bar_config"
     before = vars(pipe).get(name)
@@ -151,68 +192,6 @@ def _quiet(pipe: DiffusionPipeline) -> Iterator[None]:
             delattr(pipe, name)
         else:
             pipe.set_progress_bar_config(**before)
-
-
-def _measure_all(
-    pipe: DiffusionPipeline, job: ProfileJob, work: WorkDir, executor: Executor | None, progress: bool
-) -> None:
-    """Run what is missing: trajectories first, then rollouts."""
-    done = work.results(job.batch_sizes)
-    tasks = list(job.tasks())
-    missing = [task for task in tasks if task not in done]
-    with tqdm(
-        total=sum(map(job.cost_steps, tasks)),
-        initial=sum(map(job.cost_steps, (task for task in tasks if task in done))),
-        unit="step",
-        disable=not progress,
-        desc="profiling",
-        smoothing=0.05,
-    ) as bar:
-        for index, batch in enumerate(job.batches):
-            if not work.trajectory(index).exists():
-                BatchRunner(pipe, batch, job.num_steps, job.inputs).record(work.trajectory(index))
-        if executor is not None:
-            for task in _finished_elsewhere(executor, job, work, missing):
-                bar.update(job.cost_steps(task))
-            return
-        runners: dict[int, BatchRunner] = {}
-        for task in missing:
-            run_task(pipe, job, work, task, runners)
-            bar.update(job.cost_steps(task))
-
-
-def _finished_elsewhere(executor: Executor, job: ProfileJob, work: WorkDir, missing: list[Task]) -> Iterator[Task]:
-    """Run tasks on ``executor``; yields each when it is done."""
-    from .distributed import run_in_worker
-
-    futures = {}
-    try:
-        futures = {executor.submit(run_in_worker, job, work, task): task for task in missing}
-        for future in as_completed(futures):
-            future.result()
-            yield futures[future]
-    except BrokenExecutor:
-        raise JobError(
-            "A worker process ended: it could not load the pipeline, or ran out of memory (see its output above). "
-            "What is done is kept; run again, with fewer workers."
-        ) from None
-    finally:
-        for future in futures:  # else closing the pool would first finish the whole job
-            future.cancel()
-
-
-def _graph(job: ProfileJob, work: WorkDir, description: dict[str, Any]) -> ErrorGraph:
-    """The mean over all videos of every edge."""
-    results = work.results(job.batch_sizes)
-    by_edge: dict[tuple[int, int], list[float]] = {}
-    for task in job.tasks():
-        by_edge.setdefault(task[1:], []).extend(results[task])
-    return ErrorGraph(
-        job.num_steps,
-        {edge: sum(errors) / len(errors) for edge, errors in by_edge.items()},
-        rollout_steps=sum(map(job.cost_steps, job.tasks())) + job.num_steps * sum(job.batch_sizes),
-        provenance=description,
-    )
 
 
 def _check_pipeline(pipe: DiffusionPipeline, job: ProfileJob) -> None:

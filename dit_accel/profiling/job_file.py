@@ -7,16 +7,20 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import JobError, did_you_mean
-from ..schedule import CacheSchedule, quoted, read_json_file
+from ..configs import SVG2Config
+from ..documents import is_number, quoted, read_json_file
+from ..errors import ConfigError, JobError, did_you_mean
+from ..schedule import CacheSchedule
 from .distributed import process_pool
 from .error_graph import ErrorGraph
 from .job import profile
 from .planner import plan
+from .polish import check_rollouts, polish
+from .request import checked_job
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,9 +42,15 @@ _SECTIONS: dict[str, dict[str, type]] = {
         "max_segment": int,
         "mode": str,
         "batch_size": int,
+        "forecasts": list,
+        "budgets": list,
+        "safety": float,
+        "step_times": bool,
+        "partial_blocks": list,
     },
+    "sparse": {field.name: object for field in fields(SVG2Config) if field.name != "dense_steps"},
     "inputs": {},
-    "plan": {"objective": str, "power": float, "presets": dict},
+    "plan": {"objective": str, "power": float, "presets": dict, "speedups": dict},
 }
 _PROFILE_OWN = ("pipe", "workdir", "executor", "progress")  # arguments of `profile` that a job file cannot set
 _REHEARSED_STEPS = 200
@@ -61,6 +71,8 @@ class JobFile:
     objective: str
     power: float
     presets: Mapping[str, int] = field(default_factory=dict)
+    speedups: Mapping[str, float] = field(default_factory=dict)
+    sparse: SVG2Config | None = None
 
     @classmethod
     def load(cls, path: Path) -> JobFile:
@@ -76,12 +88,19 @@ class JobFile:
             raise JobError(f"{path} is not valid TOML: {error}.") from None
         _check_document(document, str(path))
         plan = document.get("plan", {})
-        presets = plan.get("presets", {})
+        presets, speedups = plan.get("presets", {}), plan.get("speedups", {})
         if any(type(budget) is not int for budget in presets.values()):
             raise JobError(
                 f"{path}: plan.presets maps a preset name to its number of full steps, got {quoted(presets)}."
             )
-        for name in (document["job"]["name"], *presets):
+        if not all(is_number(s) and s > 0 for s in speedups.values()) or set(presets) & set(speedups):
+            raise JobError(
+                f"{path}: plan.speedups maps a preset name, none of plan.presets, to a number above 0, got "
+                f"{quoted(speedups)}."
+            )
+        if speedups and document["profile"].get("step_times") is False:
+            raise JobError(f"{path}: plan.speedups needs step times. Leave profile.step_times out, or make it true.")
+        for name in (document["job"]["name"], *presets, *speedups):
             if not _FILE_NAME.fullmatch(name):
                 raise JobError(
                     f"{path}: {quoted(name)} cannot name files. Use lower-case letters, digits and hyphens."
@@ -97,7 +116,18 @@ class JobFile:
             objective=plan.get("objective", "lexicographic-minimax"),
             power=plan.get("power", 4.0),
             presets=presets,
+            speedups=speedups,
+            sparse=_sparse_config(document, str(path)),
         )
+
+    def profile_arguments(self) -> dict[str, Any]:
+        """Arguments of `profile`: also what follows from the plans that are wanted."""
+        wanted = {"objective": self.objective, "power": self.power, "sparse": self.sparse}
+        if self.speedups:
+            wanted["step_times"] = True
+        if self.presets and self.profile.get("mode") == "lazy":
+            wanted["budgets"] = sorted(set(self.presets.values()))
+        return {**wanted, **self.profile, **self.inputs}
 
     @property
     def load_pipeline(self) -> Callable[[], DiffusionPipeline]:
@@ -132,6 +162,13 @@ def load_pipeline(source: str, dtype: str = "float32", device: str = "cpu") -> D
         raise JobError(f"The pipeline cannot be moved to device={device!r}: {_first_line(error)}") from error
 
 
+def _sparse_config(document: Mapping[str, Any], origin: str) -> SVG2Config | None:
+    try:
+        return SVG2Config(**document["sparse"]) if "sparse" in document else None
+    except ConfigError as problem:
+        raise JobError(f"{origin}: [sparse]: {problem}") from None
+
+
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
@@ -156,8 +193,8 @@ def _check_document(document: Mapping[str, Any], origin: str) -> None:
                 raise JobError(
                     f"{origin}: unknown key {section}.{key}. Keys: {', '.join(allowed)}.{did_you_mean(key, allowed)}"
                 )
-            is_number = allowed[key] is float and type(value) is int
-            if type(value) is not allowed[key] and not is_number:
+            is_whole = allowed[key] is float and type(value) is int
+            if allowed[key] is not object and type(value) is not allowed[key] and not is_whole:
                 raise JobError(f"{origin}: {section}.{key} must be a {allowed[key].__name__}, got {quoted(value)}.")
     missing = [f"{section}.{key}" for section, key in _REQUIRED if key not in document.get(section, {})]
     if missing:
@@ -165,7 +202,7 @@ def _check_document(document: Mapping[str, Any], origin: str) -> None:
 
 
 def run_job(
-    job: JobFile, workdir: Path, out: Path, num_workers: int = 1, *, progress: bool = True
+    job: JobFile, workdir: Path, out: Path, num_workers: int = 1, *, rollouts: int = 0, progress: bool = True
 ) -> tuple[ErrorGraph, dict[Path, CacheSchedule]]:
     """Profile as ``job`` says, plan its presets and write graph and schedules into ``out``.
 
@@ -174,12 +211,15 @@ def run_job(
         workdir: keeps finished rollouts; run again with the same one to continue.
         out: receives ``<num_steps>-steps.graph.json`` and ``<preset>.json``; only written when everything is solved.
         num_workers: processes that roll out; 1 works in this one.
+        rollouts: whole runs that `polish` spends on every preset of a budget.
+        progress: show bars with the time left.
 
     Raises:
         JobError, GraphError, ConfigError: the job, the workdir or a budget cannot be used.
     """
     if num_workers < 1:
         raise JobError(f"workers must be at least 1, got {num_workers}.")
+    check_rollouts(rollouts)
     _check_plan(job)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -187,14 +227,20 @@ def run_job(
         raise JobError(f"The output directory {out} cannot be written: {error}.") from None
     pipe = job.load_pipeline()
     with process_pool(job.load_pipeline, num_workers) if num_workers > 1 else nullcontext() as executor:
-        graph = profile(pipe, workdir=workdir, executor=executor, progress=progress, **job.profile, **job.inputs)
+        arguments = job.profile_arguments()
+        graph = profile(pipe, workdir=workdir, executor=executor, progress=progress, **arguments)
+    asked = checked_job(**arguments)
+    how: dict[str, Any] = {"objective": job.objective, "power": job.power}
     planned = {
-        out / f"{name}.json": plan(graph, budget, objective=job.objective, power=job.power)
+        out / f"{name}.json": polish(
+            pipe, asked, graph, plan(graph, budget, **how), rollouts=rollouts, workdir=workdir, progress=progress
+        )
         for name, budget in job.presets.items()
     }
+    planned |= {out / f"{name}.json": plan(graph, speedup=s, **how) for name, s in job.speedups.items()}
     named = {
-        path: CacheSchedule(s.num_steps, s.compute_steps, {**s.provenance, "name": f"{job.name}/{path.stem}"})
-        for path, s in planned.items()
+        path: replace(schedule, provenance={**schedule.provenance, "name": f"{job.name}/{path.stem}"})
+        for path, schedule in planned.items()
     }
     graph.save(out / f"{graph.num_steps}-steps.graph.json")
     for path, schedule in named.items():

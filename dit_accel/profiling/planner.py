@@ -10,25 +10,37 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from itertools import pairwise
+from typing import Any, Literal, get_args
 
+from ..documents import is_number, quoted
 from ..errors import GraphError
-from ..schedule import CacheSchedule, is_number, quoted
+from ..schedule import CacheSchedule
 from .error_graph import ErrorGraph
 
 Objective = Literal["lexicographic-minimax", "sum-power"]
+OF_PATH = ("edge_forecasts", "estimated_edges")  # keys that `path_provenance` may give
 Value = tuple[float, ...]
 Extend = Callable[[Value, float], Value]
 
 
 def plan(
-    graph: ErrorGraph, budget: int, *, objective: str = "lexicographic-minimax", power: float = 4.0
+    graph: ErrorGraph,
+    budget: int | None = None,
+    *,
+    milliseconds: float | None = None,
+    speedup: float | None = None,
+    objective: str = "lexicographic-minimax",
+    power: float = 4.0,
 ) -> CacheSchedule:
-    """The schedule of exactly ``budget`` full steps with the smallest error.
+    """The schedule with the smallest error under one limit: ``budget``, ``milliseconds`` or ``speedup``.
 
     Args:
         graph: measured errors; the path runs from step 0 to the last step.
-        budget: number of full steps. More: slower, and closer to the full run.
+        budget: number of full steps, exactly. More: slower, and closer to the full run.
+        milliseconds: time of the denoising loop, at most, by the step times in the graph. The schedule may then have
+            sparse and partial steps too, if they were profiled.
+        speedup: the same, as the time of the full run over that of the schedule; above 0.
         objective: ``"lexicographic-minimax"`` (the paper's): the largest edge error is smallest, then the second
             largest, and so on. ``"sum-power"``: the sum of ``error ** power`` is smallest, in floating point.
         power: exponent of ``"sum-power"``, above 0. Larger: nearer to minimax.
@@ -37,10 +49,19 @@ def plan(
         A schedule with the graph's provenance. Among exact ties the earliest predecessor wins: plans are reproducible.
 
     Raises:
-        GraphError: the budget is not feasible on this graph, or the objective or power is not allowed.
+        GraphError: not exactly one limit is given, it is not feasible on this graph, the graph has no step times, or
+            the objective or power is not allowed.
 
     Paper: LeMiCa Eq. 5; B is ``budget``.
     """
+    limits = {"budget": budget, "milliseconds": milliseconds, "speedup": speedup}
+    given = [name for name, value in limits.items() if value is not None]
+    if len(given) != 1:
+        raise GraphError(f"plan needs one of budget, milliseconds and speedup, got {', '.join(given) or 'none'}.")
+    if budget is None:
+        from .joint import plan_time
+
+        return plan_time(graph, milliseconds, speedup, objective, power)
     schedules = plan_all(graph, objective=objective, power=power)
     if type(budget) is not int or budget not in schedules:
         hint = " A smaller one needs longer edges: profile with a larger max_segment."
@@ -56,7 +77,7 @@ def plan_all(
     graph: ErrorGraph, *, objective: str = "lexicographic-minimax", power: float = 4.0
 ) -> dict[int, CacheSchedule]:
     """The optimal schedule of every feasible budget, in one solve; arguments as for `plan`."""
-    extend = _extension(objective, power, max(graph.edges.values(), default=0.0))
+    extend = error_extension(objective, power, max(graph.edges.values(), default=0.0))
     by_stop: list[list[tuple[int, float]]] = [[] for _ in range(graph.num_steps)]
     for start, stop in sorted({*graph.edges, *((i, i + 1) for i in range(graph.num_steps - 1))}):
         by_stop[stop].append((start, graph.error(start, stop) or 0.0))
@@ -75,7 +96,7 @@ def plan_all(
     return schedules
 
 
-def _extension(objective: str, power: float, worst: float) -> Extend:
+def error_extension(objective: str, power: float, worst: float) -> Extend:
     """How a path's value grows by one edge; ``worst`` is the largest error there is."""
     if objective == "lexicographic-minimax":
         return _insert_descending
@@ -101,7 +122,39 @@ def _as_ranges(budgets: list[int]) -> str:
 
 def _schedule(graph: ErrorGraph, path: tuple[int, ...], objective: str, power: float) -> CacheSchedule:
     budget = len(path)
-    solved = {"name": f"plan-{budget}", "budget": budget, "objective": objective}
+    solved: dict[str, Any] = {"name": f"plan-{budget}", "budget": budget, "objective": objective}
     if objective == "sum-power":
         solved["power"] = power
-    return CacheSchedule(graph.num_steps, path, {**graph.provenance, **solved})
+    solved |= path_provenance(graph, path)
+    return CacheSchedule(graph.num_steps, path, {**graph.provenance, **solved}, forecast_weights(graph, path))
+
+
+def path_provenance(graph: ErrorGraph, path: tuple[int, ...]) -> dict[str, Any]:
+    """The forecast of every edge of the path if not all hold, and which edges were not measured if there are any."""
+    edges = [edge for edge in pairwise(path) if edge[1] > edge[0] + 1]
+    names = {f"{i}-{j}": graph.forecasts.get((i, j), "hold") for i, j in edges}
+    estimated = [f"{i}-{j}" for i, j in edges if (i, j) in graph.estimated]
+    found = {"edge_forecasts": names if set(names.values()) - {"hold"} else None, "estimated_edges": estimated}
+    return {key: value for key, value in found.items() if value}
+
+
+def forecast_weights(graph: ErrorGraph, path: tuple[int, ...]) -> dict[int, tuple[float, ...]]:
+    """Reuse step -> weights of the compute steps of ``path`` before it, by the forecast of the edge it lies in."""
+    weights = {}
+    for number, (start, stop) in enumerate(pairwise(path), 1):
+        forecast = graph.forecasts.get((start, stop), "hold")
+        if forecast != "hold" and graph.model is not None:
+            for step in range(start + 1, stop):
+                weights[step] = graph.model.weights(forecast, path[:number], step)
+    return weights
+
+
+def predicted_error(graph: ErrorGraph, path: tuple[int, ...]) -> float:
+    """What is expected of a whole path: the sum over its edges.
+
+    By the graph's model, if it has gains: it knows the compute steps that really come before each edge.
+    """
+    edges = [(i, j, path[:number]) for number, (i, j) in enumerate(pairwise(path), 1) if j > i + 1]
+    if graph.model is None or not graph.model.gains:
+        return math.fsum(graph.error(i, j) or 0.0 for i, j, _ in edges)
+    return math.fsum(graph.model.estimate(i, j, graph.forecasts.get((i, j), "hold"), before) for i, j, before in edges)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,13 +16,13 @@ from ..step_tracker import DenoiserCall, StepTracker
 class OutputTape:
     """The denoiser outputs of a trajectory, by (denoiser, branch, step): recorded once, replayed in later runs.
 
-    Replaying the steps before ``replay_until`` instead of computing them brings latents *and* scheduler history to
-    that step exactly as the recorded run had them, with no knowledge of the pipeline's loop or of the scheduler.
+    Replaying the steps of ``replayed`` instead of computing them brings latents *and* scheduler history to the next
+    step exactly as the recorded run had them, with no knowledge of the pipeline's loop or of the scheduler.
     """
 
     def __init__(self) -> None:
         self.outputs: dict[str, Tensor] = {}
-        self.replay_until = 0
+        self.replayed: Collection[int] = ()
         self._call: DenoiserCall | None = None
 
     def begin(self, call: DenoiserCall | None) -> None:
@@ -55,7 +56,7 @@ class OutputTape:
                 f"{name} is not called with return_dict=False; its outputs cannot be taped."
             )
         key = f"{self._call.denoiser}/{self._call.branch}/{self._call.step:04d}"
-        if self._call.step < self.replay_until:
+        if self._call.step in self.replayed:
             return (self.outputs[key],)
         output = original(*args, **kwargs)
         self.outputs.setdefault(key, output[0])

@@ -3,7 +3,10 @@
     job.json                          what is measured; a different job in the same directory is refused
     lock                              held while a process works here
     trajectory-000.safetensors        one full run a batch
+    step-times.json                   milliseconds of a step, if the job measures them
     rollouts/000-003-007.json         one measured edge: batch, i, j -> errors of its videos
+    rollouts/000-003-007-fitted.json  the same with another forecast than to hold
+    trials/0123456789abcdef.json      one whole schedule that `polish` has run
 
 Every file appears complete, by rename, or not at all; what is there is never measured again.
 """
@@ -18,13 +21,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..documents import is_number, parse_document, quoted, read_json_file, save_file, write_atomically
 from ..errors import JobError
-from ..schedule import is_number, parse_document, quoted, read_json_file, save_file, write_atomically
+from .rollout import Rollout
 
 _SCHEMA, _VERSION = "dit_accel.rollout", 1
+_TIMES_SCHEMA = "dit_accel.step_times"
 _MAX_BYTES = 1 << 20
-_ROLLOUT = re.compile(r"(\d{3,})-(\d{3,})-(\d{3,})\.json")
-Task = tuple[int, int, int]
+_ROLLOUT = re.compile(r"(\d{3,})-(\d{3,})-(\d{3,})(?:-([a-z0-9]+))?\.json")
+Task = tuple[int, Rollout]
 
 
 class WorkDir:
@@ -81,10 +86,56 @@ class WorkDir:
         Raises:
             JobError: the file cannot be written.
         """
-        document = {"schema": _SCHEMA, "version": _VERSION, "errors": errors}
-        batch, start, stop = task
-        path = self.path / "rollouts" / f"{batch:03d}-{start:03d}-{stop:03d}.json"
-        save_file(path, json.dumps(document, allow_nan=False) + "\n", JobError, "rollout")
+        batch, rollout = task
+        action = "" if rollout.action == "hold" else f"-{rollout.action}"
+        path = self.path / "rollouts" / f"{batch:03d}-{rollout.start:03d}-{rollout.stop:03d}{action}.json"
+        _write_errors(path, errors)
+
+    def step_times(self) -> dict[str, float] | None:
+        """Milliseconds of a step by what it does, if they were measured.
+
+        Raises:
+            JobError: the file was damaged from outside.
+        """
+        path = self.path / "step-times.json"
+        if not path.exists():
+            return None
+        text = read_json_file(path, _MAX_BYTES, JobError, "step times")
+        times = parse_document(text, _TIMES_SCHEMA, {_VERSION: ("milliseconds",)}, JobError, str(path))["milliseconds"]
+        if not isinstance(times, dict) or not all(is_number(value) and value > 0 for value in times.values()):
+            raise JobError(f"{path} is damaged: {quoted(times)}. Delete it, and run the job again.")
+        return times
+
+    def write_step_times(self, milliseconds: Mapping[str, float]) -> None:
+        """Make the measured milliseconds durable.
+
+        Raises:
+            JobError: the file cannot be written.
+        """
+        document = {"schema": _TIMES_SCHEMA, "version": _VERSION, "milliseconds": dict(milliseconds)}
+        save_file(self.path / "step-times.json", json.dumps(document) + "\n", JobError, "step times")
+
+    def trial(self, key: str, num_videos: int) -> list[float] | None:
+        """The errors of the whole schedule ``key``, if it was run.
+
+        Raises:
+            JobError: the file was damaged from outside.
+        """
+        path = self.path / "trials" / f"{key}.json"
+        return _read_errors(path, num_videos) if path.exists() else None
+
+    def write_trial(self, key: str, errors: list[float]) -> None:
+        """Make the result of one whole schedule durable.
+
+        Raises:
+            JobError: the file cannot be written.
+        """
+        folder = self.path / "trials"
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as problem:
+            raise JobError(f"{folder} cannot be made: {problem}. Give another workdir.") from None
+        _write_errors(folder / f"{key}.json", errors)
 
     def results(self, batch_sizes: Sequence[int]) -> dict[Task, list[float]]:
         """Every rollout that is done, given the number of videos of each batch.
@@ -97,22 +148,28 @@ class WorkDir:
             match = _ROLLOUT.fullmatch(path.name)
             if match is None:
                 continue  # a temporary file that a kill left behind
-            text = read_json_file(path, _MAX_BYTES, JobError, "rollout")
-            document = parse_document(text, _SCHEMA, _VERSION, ("errors",), JobError, str(path))
-            batch, start, stop = (int(group) for group in match.groups())
-            errors = document["errors"]
+            batch, start, stop = (int(group) for group in match.groups()[:3])
             wanted = batch_sizes[batch] if batch < len(batch_sizes) else 0
-            if (
-                not isinstance(errors, list)
-                or not all(is_number(e) and e >= 0 for e in errors)
-                or len(errors) != wanted
-            ):
-                raise JobError(
-                    f"{path} is damaged: errors must be {wanted} numbers of at least 0, got {quoted(errors)}. Delete "
-                    "it, and run the job again."
-                )
-            found[batch, start, stop] = errors
+            errors = _read_errors(path, wanted)
+            found[batch, Rollout(start, stop, match[4] or "hold")] = errors
         return found
+
+
+def _write_errors(path: Path, errors: list[float]) -> None:
+    document = {"schema": _SCHEMA, "version": _VERSION, "errors": errors}
+    save_file(path, json.dumps(document, allow_nan=False) + "\n", JobError, "rollout")
+
+
+def _read_errors(path: Path, wanted: int) -> list[float]:
+    """The errors of ``wanted`` videos, or a `JobError` that says that the file is damaged."""
+    text = read_json_file(path, _MAX_BYTES, JobError, "rollout")
+    errors = parse_document(text, _SCHEMA, {_VERSION: ("errors",)}, JobError, str(path))["errors"]
+    if not isinstance(errors, list) or not all(is_number(e) and e >= 0 for e in errors) or len(errors) != wanted:
+        raise JobError(
+            f"{path} is damaged: errors must be {wanted} numbers of at least 0, got {quoted(errors)}. Delete it, and "
+            "run the job again."
+        )
+    return errors
 
 
 def _read_json(path: Path) -> dict[str, Any]:

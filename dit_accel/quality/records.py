@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..documents import parse_document, read_json_file, write_atomically
 from ..errors import ConfigError
-from ..schedule import parse_document, read_json_file, write_atomically
 
 SCHEMA = "dit_accel.quality_report"
 VERSION = 1
@@ -131,7 +131,7 @@ class QualityReport:
         """
         origin = str(path)
         text = read_json_file(Path(path), MAX_FILE_BYTES, ConfigError, "quality report")
-        document = parse_document(text, SCHEMA, VERSION, _KEYS, ConfigError, origin)
+        document = parse_document(text, SCHEMA, {VERSION: _KEYS}, ConfigError, origin)
         if not isinstance(document["provenance"], dict):
             raise ConfigError(
                 f"{origin}: provenance must be a JSON object. Write the file with QualityReport.to_json."

@@ -71,7 +71,11 @@ class SparseDenoiser:
         """What about this step only dense attention is right for."""
         if self.call is None:
             return "a forward that is no denoising step"
-        if self.call.step < _share(self.config.dense_steps, self.call.num_steps):
+        dense = self.config.dense_steps
+        if isinstance(dense, tuple):
+            if self.call.step in dense:
+                return "dense steps"
+        elif self.call.step < _share(dense, self.call.num_steps):
             return "first steps"
         return "gradients" if torch.is_grad_enabled() else None
 

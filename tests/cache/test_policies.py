@@ -40,9 +40,9 @@ def compute_and_uses(policy: SchedulePolicy) -> tuple[tuple[int, ...], list[int]
     [
         ((0,), [5]),
         ((0, 1, 2, 3, 4, 5), [-1, -1, -1, -1, -1, -1]),
-        ((0, 3, 5), [2, 4, 4]),
+        ((0, 3, 5), [2, 4, -1]),
         ((0, 1, 4), [-1, 3, 5]),
-        ((0, 5), [4, 4]),
+        ((0, 5), [4, -1]),
     ],
 )
 def test_a_schedules_step_serves_until_the_next_one(compute, uses):

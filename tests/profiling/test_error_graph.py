@@ -206,6 +206,6 @@ def test_plots_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for path in (tmp_path / "no" / "x.png", tmp_path / "x.unknown"):
         with pytest.raises(GraphError, match="The plot cannot be written to"):
             ErrorGraph(5, {(0, 2): 0.1}).plot(path)
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.colors", None)
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(MissingPackageError, match=r"pip install \"dit-accel\[plot\]\""):
         ErrorGraph(5, {(0, 2): 0.1}).plot(tmp_path / "x.png")

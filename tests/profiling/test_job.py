@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,9 @@ import torch
 from dit_accel import LeMiCaConfig, enable_acceleration
 from dit_accel.errors import AlreadyAcceleratedError, ConfigError, UnsupportedPipelineError
 from dit_accel.pipelines import wan
-from dit_accel.profiling import job
+from dit_accel.profiling import job, measurement
 from dit_accel.profiling.error_graph import ErrorGraph
 from dit_accel.profiling.job import profile
-from dit_accel.profiling.rollout import BatchRunner
 from dit_accel.schedule import CacheSchedule
 
 from ..conftest import tiny_inputs
@@ -143,7 +143,16 @@ def test_accelerated_and_foreign_pipelines_are_refused(pipe: Any, tmp_path: Path
         ({"seeds": [-1]}, r"got \[-1\]"),
         ({"seeds": [True]}, r"got \[True\]"),
         ({"seeds": [2**64]}, "seeds must be distinct"),
-        ({"mode": "lazy"}, "mode='lazy' is not available. Use one of: 'exact'"),
+        ({"mode": "full"}, "mode='full' is not available. Use one of: 'exact', 'lazy', 'estimate'"),
+        ({"mode": ["lazy"]}, r"mode=\['lazy'\] is not available"),
+        ({"forecasts": []}, r"forecasts must be distinct names out of hold, scaled, .*fitted, got \[\]"),
+        ({"forecasts": "hold"}, "forecasts must be distinct names .*got 'hold'"),
+        ({"forecasts": ["hold", "hold"]}, r"got \['hold', 'hold'\]"),
+        ({"forecasts": ["taylor3"]}, r"got \['taylor3'\]"),
+        ({"forecasts": [["hold"]]}, r"got \[\['hold'\]\]"),
+        ({"safety": -0.5}, "safety must be a finite number of at least 0, got -0.5"),
+        ({"safety": float("inf")}, "safety must be a finite number of at least 0, got inf"),
+        ({"safety": True}, "got True"),
         ({"num_inference_steps": 2}, "num_inference_steps must be an integer from 3 to 10000, got 2"),
         ({"num_inference_steps": 20_000}, "num_inference_steps must be an integer"),
         ({"num_inference_steps": "6", "max_segment": None}, "got '6'"),
@@ -162,18 +171,18 @@ def test_accelerated_and_foreign_pipelines_are_refused(pipe: Any, tmp_path: Path
 def test_bad_arguments_are_found_before_anything_is_done(
     pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
 ) -> None:
-    monkeypatch.setattr(BatchRunner, "_run", lambda *_, **__: pytest.fail("the denoiser ran"))
+    monkeypatch.setattr(type(pipe.scheduler), "set_timesteps", lambda *_, **__: pytest.fail("the pipeline ran"))
     arguments = {"prompts": PROMPTS, **ARGUMENTS, "workdir": tmp_path / "w", **changes}
     with pytest.raises(ConfigError, match=words):
         profile(pipe, **arguments)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_bar_counts_denoiser_steps(again: Run, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_counts_denoiser_steps(
+    again: Run, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(measurement, "tqdm", functools.partial(measurement.tqdm, mininterval=0))  # every update
     (copy / ROLLOUT).unlink()
-    again(progress=True)
-    total = 3 * sum(
-        1 + NUM_STEPS - stop for start in range(NUM_STEPS) for stop in range(start + 2, min(start + 4, NUM_STEPS))
-    )
+    total = again(progress=True).rollout_steps
     err = capsys.readouterr().err
     assert f"{total}/{total}" in err and f"{total - 8}/{total}" in err  # resumed: 2 videos of 4 steps were missing

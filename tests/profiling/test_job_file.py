@@ -1,22 +1,19 @@
-"""Job files: what is refused, by name, and a whole job on a saved tiny pipeline."""
+"""Job files: what is refused, by name, and what the keys mean. For whole jobs see test_run_job.py."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from dit_accel.errors import ConfigError, GraphError, JobError
+from dit_accel import SVG2Config
+from dit_accel.errors import JobError
 from dit_accel.pipelines import wan
 from dit_accel.profiling import job_file
-from dit_accel.profiling.error_graph import ErrorGraph
-from dit_accel.profiling.job_file import JobFile, load_pipeline, run_job
-from dit_accel.schedule import CacheSchedule
-
-from ..conftest import tiny_inputs
+from dit_accel.profiling.job_file import JobFile, load_pipeline
+from dit_accel.profiling.request import checked_job
 
 SHIPPED = Path(__file__).parents[2] / "offline_profiles" / "jobs"
 MINIMAL = """
@@ -38,22 +35,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def job(source: Path) -> JobFile:
-    profile = {"prompts": ["a red seven"], "num_inference_steps": 5, "max_segment": 3}
-    return JobFile(
-        name="tiny",
-        source=str(source),
-        dtype="float32",
-        device="cpu",
-        profile=profile,
-        inputs=tiny_inputs(),
-        objective="lexicographic-minimax",
-        power=4.0,
-        presets={"fast": 3, "slow": 4},
-    )
-
-
 def write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
@@ -70,6 +51,62 @@ def test_a_minimal_job_has_defaults(tmp_path: Path) -> None:
     job = JobFile.load(write(tmp_path / "job.toml", MINIMAL))
     assert (job.dtype, job.device, job.objective, job.power) == ("float32", "cpu", "lexicographic-minimax", 4.0)
     assert job.inputs == {} and job.presets == {} and job.profile["num_inference_steps"] == 5
+    assert job.speedups == {} and job.sparse is None
+    assert not {"step_times", "budgets", "partial_blocks"} & set(job.profile_arguments())
+    assert checked_job(**job.profile_arguments()).has_times is False
+
+
+FULL = (
+    MINIMAL
+    + """
+mode = "lazy"
+forecasts = ["hold", "fitted"]
+budgets = [3, 4]
+safety = 1
+partial_blocks = [1, 0]
+[sparse]
+top_p = 0.5
+num_q_centroids = 2
+min_tokens = 0
+backend = "torch"
+compensate = false
+[plan]
+objective = "sum-power"
+power = 3
+presets = { slow = 4 }
+speedups = { fast = 1.5, faster = 2 }
+"""
+)
+
+
+def test_every_key_arrives(tmp_path: Path) -> None:
+    job = JobFile.load(write(tmp_path / "job.toml", FULL))
+    assert (job.presets, job.speedups) == ({"slow": 4}, {"fast": 1.5, "faster": 2})
+    sparse = SVG2Config(top_p=0.5, num_q_centroids=2, min_tokens=0, backend="torch", compensate=False)
+    assert job.sparse == sparse
+    asked = checked_job(**job.profile_arguments())
+    assert (asked.mode, asked.forecasts, asked.budgets, asked.safety) == ("lazy", ("hold", "fitted"), (3, 4), 1.0)
+    assert (asked.objective, asked.power, asked.partial_blocks) == ("sum-power", 3.0, (1, 0))
+    assert asked.has_times and asked.sparse_config == {
+        "top_p": 0.5,
+        "num_q_centroids": 2,
+        "min_tokens": 0,
+        "backend": "torch",
+        "compensate": False,
+    }
+
+
+def test_what_follows_from_the_plans(tmp_path: Path) -> None:
+    def arguments(more: str) -> dict[str, Any]:
+        return JobFile.load(write(tmp_path / "job.toml", MINIMAL + more)).profile_arguments()
+
+    lazy, plans = 'mode = "lazy"\n', "[plan]\npresets = { a = 4, b = 3, c = 4 }\n"
+    assert arguments(lazy + plans)["budgets"] == [3, 4]
+    assert arguments(lazy + "budgets = [5]\n" + plans)["budgets"] == [5]  # said is said
+    assert "budgets" not in arguments(plans) and "budgets" not in arguments(lazy)
+    assert arguments("[plan]\nspeedups = { a = 1.5 }")["step_times"] is True
+    assert arguments("step_times = true")["step_times"] is True
+    assert "step_times" not in arguments(plans)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +126,31 @@ def test_a_minimal_job_has_defaults(tmp_path: Path) -> None:
         (MINIMAL + "[plan]\npresets = { fast = 3.0 }", "plan.presets maps a preset name to its number of full steps"),
         (MINIMAL + "[plan]\npresets = { fast = true }", "plan.presets maps a preset name"),
         (MINIMAL + '[plan.presets]\n"../../evil" = 3', "'../../evil' cannot name files"),
+        (MINIMAL + '[plan.speedups]\n"../../evil" = 3', "'../../evil' cannot name files"),
+        (MINIMAL + "[plan]\nspeedups = 2.0", "plan.speedups must be a dict, got 2.0"),
+        (
+            MINIMAL + '[plan]\nspeedups = { fast = "2" }',
+            "plan.speedups maps a preset name, none of plan.presets, to a",
+        ),
+        (MINIMAL + "[plan]\nspeedups = { fast = true }", "plan.speedups maps"),
+        (MINIMAL + "[plan]\nspeedups = { fast = nan }", "plan.speedups maps"),
+        (MINIMAL + "[plan]\nspeedups = { fast = inf }", "plan.speedups maps"),
+        (MINIMAL + "[plan]\nspeedups = { fast = 0 }", "plan.speedups maps"),
+        (MINIMAL + "[plan]\nspeedups = { fast = -1.5 }", "plan.speedups maps"),
+        (
+            MINIMAL + "[plan]\npresets = { a = 3 }\nspeedups = { a = 2.0 }",
+            "plan.speedups maps .* none of plan.presets",
+        ),
+        (MINIMAL + "step_times = 1", "profile.step_times must be a bool, got 1"),
+        (MINIMAL + "partial_blocks = 1", "profile.partial_blocks must be a list, got 1"),
+        (MINIMAL + "budgets = 3", "profile.budgets must be a list, got 3"),
+        (MINIMAL + 'forecasts = "hold"', "profile.forecasts must be a list, got 'hold'"),
+        (MINIMAL + 'safety = "2"', "profile.safety must be a float, got '2'"),
+        (MINIMAL + "[sparse]\ntop_q = 0.5", "unknown key sparse.top_q.* Did you mean 'top_p'?"),
+        (MINIMAL + "[sparse]\ndense_steps = 0.5", "unknown key sparse.dense_steps"),
+        (MINIMAL + "[sparse]\ntop_p = 1.5", "top_p must be a finite number in"),
+        (MINIMAL + '[sparse]\nbackend = "best"', "backend='best' is not allowed"),
+        (MINIMAL + "step_times = false\n[plan]\nspeedups = { fast = 2.0 }", "step_times"),
         (MINIMAL.replace('"tiny"', '"../tiny"'), "'../tiny' cannot name files"),
         (MINIMAL.replace('"tiny"', '"/etc"'), "'/etc' cannot name files"),
         (MINIMAL.replace('"tiny"', '""'), "'' cannot name files"),
@@ -142,64 +204,3 @@ def test_a_pipeline_comes_in_its_dtype(source: Path) -> None:
     transformer = load_pipeline(str(source), "bfloat16").transformer
     assert transformer.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16
     assert transformer.blocks[0].scale_shift_table.dtype == torch.float32  # as the model's class asks for
-
-
-# Running one
-
-
-def test_run_job_writes_graph_and_presets(job: JobFile, tmp_path: Path) -> None:
-    graph, schedules = run_job(job, tmp_path / "work", tmp_path / "out", progress=False)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "5-steps.graph.json",
-        "fast.json",
-        "slow.json",
-    ]
-    assert ErrorGraph.load(tmp_path / "out" / "5-steps.graph.json") == graph
-    assert set(graph.edges) == {(0, 2), (0, 3), (1, 3), (1, 4), (2, 4)}
-    assert graph.provenance["model"]["id"] == "tiny-wan"
-    for name, budget in job.presets.items():
-        loaded = CacheSchedule.load(tmp_path / "out" / f"{name}.json")
-        assert loaded == schedules[tmp_path / "out" / f"{name}.json"]
-        assert loaded.name == f"tiny/{name}" and loaded.budget == budget
-        assert loaded.compute_steps == graph.plan_all()[budget].compute_steps
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"presets": {"fast": 3, "ultra": 2}}, "No path of 2 full steps .*Feasible budgets: 3 to 5"),
-        ({"presets": {"fast": 6}}, "No path of 6 full steps"),
-        ({"objective": "fastest"}, "objective='fastest' is not allowed"),
-        ({"objective": "sum-power", "power": float("nan")}, "power must be a finite number"),
-    ],
-)
-def test_a_plan_that_cannot_be_is_found_before_hours_of_work(
-    job: JobFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
-) -> None:
-    monkeypatch.setattr(job_file, "profile", lambda *_, **__: pytest.fail("it was profiled"))
-    with pytest.raises(GraphError, match=words):
-        run_job(dataclasses.replace(job, **changes), tmp_path / "work", tmp_path / "out", progress=False)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_nothing_is_written_unless_everything_is_solved(
-    job: JobFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(job_file, "_check_plan", lambda job: None)  # as with a graph too large to rehearse
-    bad = dataclasses.replace(job, presets={"fast": 3, "ultra": 2})
-    with pytest.raises(GraphError, match="No path of 2 full steps"):
-        run_job(bad, tmp_path / "work", tmp_path / "out", progress=False)
-    assert list((tmp_path / "out").iterdir()) == []
-    run_job(job, tmp_path / "work", tmp_path / "out", progress=False)  # the rollouts are kept, the plan is fixed
-    assert len(list((tmp_path / "out").iterdir())) == 3
-
-
-def test_run_job_refuses(job: JobFile, tmp_path: Path) -> None:
-    for workers in (0, -1):
-        with pytest.raises(JobError, match=f"workers must be at least 1, got {workers}"):
-            run_job(job, tmp_path / "work", tmp_path / "out", workers)
-    write(tmp_path / "file", "")
-    with pytest.raises(JobError, match=r"The output directory .* cannot be written"):
-        run_job(job, tmp_path / "work", tmp_path / "file")
-    with pytest.raises(ConfigError, match="Did you mean 'height'"):
-        run_job(dataclasses.replace(job, inputs={"hight": 16}), tmp_path / "work", tmp_path / "out", progress=False)

@@ -22,9 +22,9 @@ from .conftest import ARGUMENTS, PROMPTS, Run, stamps
 
 
 def test_a_finished_job_measures_nothing(
-    again: Run, copy: Path, finished: tuple[Path, ErrorGraph], monkeypatch: pytest.MonkeyPatch
+    pipe: Any, again: Run, copy: Path, finished: tuple[Path, ErrorGraph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BatchRunner, "_run", lambda *_, **__: pytest.fail("the denoiser ran"))
+    monkeypatch.setattr(type(pipe.scheduler), "set_timesteps", lambda *_, **__: pytest.fail("the pipeline ran"))
     before = stamps(copy)
     assert again() == finished[1]
     assert stamps(copy) == before
@@ -48,11 +48,11 @@ def test_interrupted_and_resumed_is_the_same(
 ) -> None:
     measure, seen = BatchRunner.measure, []
 
-    def fails_after(self: BatchRunner, start: int, stop: int) -> list[float]:
+    def fails_after(self: BatchRunner, *arguments: Any) -> list[float]:
         if len(seen) == calls:
             raise KeyboardInterrupt
-        seen.append((start, stop))
-        return measure(self, start, stop)
+        seen.append(arguments)
+        return measure(self, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(BatchRunner, "measure", fails_after)

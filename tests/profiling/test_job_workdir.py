@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import pytest
 from dit_accel.errors import JobError
 from dit_accel.profiling.error_graph import ErrorGraph
 from dit_accel.profiling.job import profile
-from dit_accel.profiling.rollout import BatchRunner
 from dit_accel.profiling.workdir import WorkDir
 
 from .conftest import ARGUMENTS, PROMPTS, ROLLOUT, Run
@@ -101,7 +101,7 @@ def test_a_full_disk_is_a_job_error_and_can_be_resumed(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    for target in ("dit_accel.profiling.rollout.save_file", "dit_accel.schedule.os.replace"):
+    for target in ("dit_accel.profiling.rollout.save_file", "dit_accel.documents.os.replace"):
         with monkeypatch.context() as patch:
             patch.setattr(target, full)
             with pytest.raises(JobError, match=r"cannot be written.*No space left on device"):
@@ -113,9 +113,9 @@ def test_a_run_that_diverges_is_told_and_not_stored(
     again: Run, copy: Path, pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (copy / ROLLOUT).unlink()
-    run = BatchRunner._run
-    monkeypatch.setattr(BatchRunner, "_run", lambda self, **kwargs: run(self, **kwargs) * float("nan"))
-    with pytest.raises(JobError, match="Reusing step 1 up to step 2 ends in NaN"):
+    step = type(pipe.scheduler).step
+    monkeypatch.setattr(type(pipe.scheduler), "step", lambda *args, **named: (step(*args, **named)[0] * math.nan,))
+    with pytest.raises(JobError, match=r"A run that computes the steps \[0, 1, 3, 4, 5\] ends in NaN"):
         again()
     (copy / "trajectory-000.safetensors").unlink()
     with pytest.raises(JobError, match=r"The full run of .* ends in NaN"):

@@ -1,0 +1,108 @@
+"""What a schedule says beyond its compute steps: forecast weights, partial and sparse steps; and the checks of it."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from .documents import is_number, quoted
+from .errors import ScheduleError
+
+MAX_WEIGHTS = 8
+HOLD = (1.0,)
+
+
+@dataclass(frozen=True)
+class PartialSteps:
+    """Steps at which only the first and the last blocks run, and the middle ones' residual is reused (DBCache).
+
+    Args:
+        steps: step indices, none of them a compute step.
+        probe_blocks, corrector_blocks: blocks that run, at the beginning and at the end; at least one in all.
+    """
+
+    steps: tuple[int, ...]
+    probe_blocks: int
+    corrector_blocks: int
+
+
+@dataclass(frozen=True)
+class SparseSteps:
+    """Compute steps with sparse attention (SVG2).
+
+    Args:
+        steps: step indices, each a compute step.
+        config: fields of `SVG2Config`; ``dense_steps`` is set by the schedule.
+    """
+
+    steps: tuple[int, ...]
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+Part = TypeVar("Part", PartialSteps, SparseSteps)
+
+
+def parsed_forecasts(value: object) -> dict[int, Any]:
+    """The JSON object of weights, with steps as integers."""
+    if not isinstance(value, dict) or not all(re.fullmatch(r"0|[1-9][0-9]{0,4}", key) for key in value):
+        raise ScheduleError(f"forecasts must map steps to weights, got {quoted(value)}.")
+    return {int(key): weights for key, weights in value.items()}
+
+
+def parsed_part(kind: type[Part], value: object) -> Part | None:
+    """The JSON object of `PartialSteps` or `SparseSteps`."""
+    if value is None:
+        return None
+    names = {item.name for item in fields(kind)}
+    if not isinstance(value, dict) or set(value) != names:
+        raise ScheduleError(f"{kind.__name__} must be null or have the keys {sorted(names)}, got {quoted(value)}.")
+    return kind(**value)
+
+
+def checked_forecasts(
+    num_steps: int, compute_steps: tuple[int, ...], forecasts: object
+) -> dict[int, tuple[float, ...]]:
+    """The weights as tuples of floats, without those that only hold; or a `ScheduleError`."""
+    if not isinstance(forecasts, Mapping):
+        raise ScheduleError(f"forecasts must map steps to weights, got {quoted(forecasts)}.")
+    checked = {}
+    for step, weights in forecasts.items():
+        if type(step) is not int or not 0 < step < num_steps or step in compute_steps:
+            raise ScheduleError(f"forecasts: {quoted(step)} is not a step that reuses. Leave compute steps out.")
+        most = min(MAX_WEIGHTS, bisect_left(compute_steps, step))
+        if not isinstance(weights, (list, tuple)) or not 1 <= len(weights) <= most or not all(map(is_number, weights)):
+            raise ScheduleError(
+                f"forecasts: step {step} must have 1 to {most} finite weights, one for each of the last compute "
+                f"steps, got {quoted(weights)}."
+            )
+        checked[step] = tuple(map(float, weights))
+    return {step: weights for step, weights in checked.items() if weights != HOLD}
+
+
+def check_actions(num_steps: int, compute_steps: tuple[int, ...], partial: object, sparse: object) -> None:
+    """Raise `ScheduleError` unless partial steps reuse, sparse steps compute, and both are sorted and distinct."""
+    for name, part, kind in (("partial", partial, PartialSteps), ("sparse", sparse, SparseSteps)):
+        if part is None:
+            continue
+        if not isinstance(part, (PartialSteps, SparseSteps)) or type(part) is not kind:
+            raise ScheduleError(f"{name} must be a {kind.__name__} or None, got {quoted(part)}.")
+        steps = part.steps
+        if not isinstance(steps, (list, tuple)) or not steps or any(type(step) is not int for step in steps):
+            raise ScheduleError(f"{name}.steps must be a non-empty list of integers, got {quoted(steps)}.")
+        object.__setattr__(part, "steps", tuple(steps))
+        allowed = set(compute_steps)
+        allowed = allowed if kind is SparseSteps else set(range(num_steps)) - allowed
+        if list(steps) != sorted(set(steps)) or not set(steps) <= allowed:
+            wanted = "compute steps" if kind is SparseSteps else "steps that are not compute steps"
+            raise ScheduleError(f"{name}.steps must be increasing and {wanted}, got {quoted(steps)}.")
+    if isinstance(partial, PartialSteps):
+        counts = (partial.probe_blocks, partial.corrector_blocks)
+        if any(type(count) is not int or count < 0 for count in counts) or not any(counts):
+            raise ScheduleError(
+                f"partial: probe_blocks and corrector_blocks must be integers of at least 0, not both 0, got {counts}."
+            )
+    if isinstance(sparse, SparseSteps) and not isinstance(sparse.config, Mapping):
+        raise ScheduleError(f"sparse.config must be a JSON object, got {quoted(sparse.config)}.")

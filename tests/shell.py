@@ -1,0 +1,29 @@
+"""`Shell`: the command line in this process, for tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from dit_accel.cli import main
+
+
+class Shell:
+    """Runs the command in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def ok(self, *arguments: str) -> str:
+        self._capsys.readouterr()
+        assert main(arguments) == 0
+        out: str = self._capsys.readouterr().out
+        return out
+
+    def fails(self, *arguments: str) -> str:
+        """The one line of an error."""
+        self._capsys.readouterr()
+        assert main(arguments) == 1
+        out, err = self._capsys.readouterr()
+        *bars, line = str(err).splitlines()
+        assert out == "" and all("Loading" in bar for bar in bars if bar) and "Traceback" not in err
+        return line
