@@ -70,7 +70,7 @@ def test_presets_and_configs_resolve(with_presets, wanted):
 
 def test_overrides_replace_fields(with_presets):
     with enable_acceleration(with_presets, "lemica-fast", schedule=SLOW, forecast="hold") as acceleration:
-        assert acceleration.configs == (LeMiCaConfig(SLOW),)
+        assert acceleration.configs == (LeMiCaConfig(SLOW, forecast="hold"),)
         assert acceleration.configs[0].cache_schedule is SLOW
         run_tiny(with_presets)
         assert acceleration.stats.computed_steps["transformer"]["cond"] == [0, 1, 2, 3]
@@ -103,7 +103,7 @@ def test_overrides_replace_fields(with_presets):
             ("lemica-fast",),
             {"forecast": "taylor9"},
             ConfigError,
-            "forecast='taylor9' is not allowed. Use one of: 'hold'",
+            "forecast='taylor9' is not allowed. Use one of: 'schedule', 'hold'",
         ),
         (("lemica-fast",), {"schedule": "no/such"}, ScheduleError, "No shipped schedule is called 'no/such'"),
         (

@@ -113,7 +113,8 @@ def test_a_variant_is_of_its_class_its_denoisers_and_all_of_its_values(pipe, nam
     "variant", [variant for spec in all_specs() for variant in spec.variants], ids=lambda variant: variant.name
 )
 def test_every_preset_of_a_shipped_variant_can_be_built(variant):
-    schedules = [f"{variant.name}/{name}" for name in variant.presets if name.startswith("lemica-")]
+    planned = [name for name in variant.presets if name.startswith(("lemica-", "planned-"))]
+    schedules = [f"{variant.name}/{name}" for name in planned]
     assert set(schedules) <= set(shipped_schedules())
     for name, build in variant.presets.items():
         (config,) = build()
@@ -132,5 +133,7 @@ def test_every_variant_names_classes_and_denoisers_of_its_family():
 
 
 def test_every_shipped_schedule_is_a_preset():
-    presets = {f"{v.name}/{name}" for spec in all_specs() for v in spec.variants for name in v.presets}
-    assert set(shipped_schedules()) <= presets
+    variants = [variant for spec in all_specs() for variant in spec.variants]
+    presets = {f"{variant.name}/{name}" for variant in variants for name in variant.presets}
+    others = set(shipped_schedules()) - presets
+    assert {name.split("/")[0] for name in others} == {"digits-wan-hold"}  # what the presets are compared with

@@ -147,7 +147,9 @@ def test_provenance_that_json_cannot_hold(tmp_path: Path) -> None:
     for _ in range(100_000):
         nested = [nested]
     for value in (float("nan"), object(), {1, 2}, nested):
-        with pytest.raises(ScheduleError, match="provenance holds a value that JSON cannot"):
+        with pytest.raises(
+            ScheduleError, match="provenance, or the config of sparse steps, holds a value that JSON cannot"
+        ):
             CacheSchedule(10, (0,), {"x": value}).save(tmp_path / "s.json")
     assert list(tmp_path.iterdir()) == []
 

@@ -222,12 +222,12 @@ def test_the_provenance_is_of_the_path_that_it_has(pipe: Any, job: ProfileJob, g
         NUM_STEPS, graph.edges, forecasts=graph.forecasts, model=graph.model, estimated=graph.edges, provenance={}
     )
     steps = LATE.compute_steps
-    schedule = CacheSchedule(NUM_STEPS, steps, {"estimated_edges": ["0-5"], "forecasts": {"0-5": "taylor1"}})
+    schedule = CacheSchedule(NUM_STEPS, steps, {"estimated_edges": ["0-5"], "edge_forecasts": {"0-5": "taylor1"}})
     found = polish(pipe, job, every, schedule, rollouts=12, workdir=work, progress=False)
     assert found.compute_steps != steps
     edges = {f"{i}-{j}" for i, j in itertools.pairwise(found.compute_steps) if j > i + 1}
     assert set(found.provenance.get("estimated_edges", ())) <= edges
-    assert set(found.provenance.get("forecasts", ())) <= edges
+    assert set(found.provenance.get("edge_forecasts", ())) <= edges
 
 
 def test_a_polished_schedule_can_be_saved(
