@@ -67,8 +67,10 @@ def profile(
         mode: ``"exact"`` rolls out every edge. ``"lazy"`` estimates all from the trajectories and a few rollouts, and
             rolls out those that can change the plan of a budget; the others keep their estimates. ``"estimate"`` rolls
             out none: it spends one trajectory a video, and four times the steps of one on the first batch for gains.
-        forecasts: names from `FORECASTS`, how a reuse step is made from the compute steps before; each edge keeps the
-            best. None: ``"hold"`` alone for ``"exact"``, as each costs a rollout of every edge, otherwise all.
+        forecasts: how a reuse step is made of the compute steps before: ``"hold"``; ``"scaled"``, the last one times a
+            fitted number; ``"taylor1"``, ``"taylor2"``, polynomials in model time; ``"fitted"``, a fitted sum of the
+            last three. Each edge keeps the best. None: ``"hold"`` alone for ``"exact"``, as each costs a rollout of
+            every edge, otherwise all.
         budgets: what ``"lazy"`` decides. None: from a fifth to three fifths of the steps.
         objective, power: what `plan` will be asked for; ``"lazy"`` measures what that depends on.
         safety: how many standard deviations ``"lazy"`` allows an estimate to be off. Higher: more rollouts. Its plans

@@ -7,18 +7,20 @@ process over (start, stop, forecast) predicts it for the others, with its own st
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from .rollout import Rollout
 
-_FITTED_FROM = 12  # measured edges from which on the length scales are fitted to them
+# Of the logarithm of measured over estimated error. Not fitted to what is measured: that is too little to tell, at the
+# beginning, how far estimates are off, and a search that is too sure of itself ends too early.
+_PRIOR, _NOISE = 0.3, 0.01
+_LENGTHS = (1.2, 6.0)  # over how many steps of start and stop it stays alike
+_KIND_LENGTH = 3.0  # one forecast tells about another, with the same gains of steps: their correlation is exp(−1 / 3²)
 _SMALLEST = 1e-12  # an error of zero has no logarithm
 
 
@@ -51,6 +53,8 @@ class Surrogate:
         self._index = {rollout: k for k, rollout in enumerate(self._rollouts)}
         self._actions = sorted({rollout.action for rollout in self._rollouts})
         self._features = np.array([self._feature(rollout) for rollout in self._rollouts])
+        lengths = [*_LENGTHS, *[_KIND_LENGTH] * (len(self._actions) - 1)]
+        self._kernel = ConstantKernel(_PRIOR**2) * RBF(lengths) + WhiteKernel(_NOISE**2)
 
     def _feature(self, rollout: Rollout) -> list[float]:
         kind = [float(rollout.action == action) for action in self._actions[1:]]
@@ -60,15 +64,7 @@ class Surrogate:
         """What is known of every rollout once ``measured`` (some of them -> their errors) is."""
         rows = [self._index[rollout] for rollout in measured]
         ratios = np.log(np.maximum(np.array(list(measured.values())), _SMALLEST)) - self._logs[rows]
-        kinds = len(self._actions) - 1
-        kernel = ConstantKernel(0.15**2, (0.1**2, 0.5**2)) * RBF(
-            [2.0, 4.0, *[1.4] * kinds], [(1.0, 5.0), (2.0, 10.0), *[(1.0, 3.0)] * kinds]
-        ) + WhiteKernel(1e-4, (1e-5, 1e-3))
-        optimizer = "fmin_l_bfgs_b" if len(rows) >= _FITTED_FROM else None
-        process = GaussianProcessRegressor(kernel, optimizer=optimizer)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a length scale at its bound is meant to stop there
-            process.fit(self._features[rows], ratios)
+        process = GaussianProcessRegressor(self._kernel, optimizer=None).fit(self._features[rows], ratios)
         shifts, deviations = process.predict(self._features, return_std=True)
         found = {
             rollout: Belief(math.exp(self._logs[k] + shifts[k]), float(deviations[k]))
