@@ -69,7 +69,7 @@ class ResidualSampler:
     def _keep(self, call: DenoiserCall, exits: Streams) -> None:
         residuals = [
             exit_ - entry
-            for exit_, entry in zip(exits, self._entry, strict=True)
+            for exit_, entry in zip(exits, self._entry, strict=False)  # some blocks return more than their streams
             if exit_ is not None and entry is not None and exit_.shape == entry.shape
         ]
         sample = [r.flatten()[:: -(-r.numel() // MAX_ELEMENTS)].detach().to("cpu", torch.float32) for r in residuals]
