@@ -25,6 +25,7 @@ Edge = tuple[int, int]
 # Forecast -> how many of the last compute steps it is made from, at most.
 FORECASTS = {"hold": 1, "scaled": 1, "taylor1": 2, "taylor2": 3, "fitted": 3}
 _RIDGE = 1e-6  # of the mean squared residual: keeps fitted weights of nearly equal residuals small
+_LAST_STEPS = 2  # multistep solvers lower their order there: their gains go by position, not by noise level
 _SMALLEST_STEP = 1e-6  # of the noise level; second-order schedulers visit a level twice
 
 
@@ -137,6 +138,8 @@ class ResidualModel:
     def resample(self, times: Sequence[float]) -> ResidualModel:
         """The model on another grid of model times: residuals by cubic interpolation, gains as a density.
 
+        The density is a function of model time, but at the last two steps, which keep theirs.
+
         Raises:
             GraphError: the times do not increase.
         """
@@ -147,7 +150,10 @@ class ResidualModel:
         other = ResidualModel(tuple(map(float, times)), rows @ self.gram @ rows.T)
         if not self.gains:
             return other
-        density = np.interp(times, self.times, np.log(np.array(self.gains) / self.step_sizes))
+        known = np.log(np.array(self.gains) / self.step_sizes)
+        ends = min(_LAST_STEPS, self.num_steps - 2, len(times) - 1)
+        inner = self.num_steps - ends
+        density = np.append(np.interp(times[: len(times) - ends], self.times[:inner], known[:inner]), known[inner:])
         return replace(other, gains=tuple(map(float, np.exp(density) * other.step_sizes)))
 
     def to_json(self) -> dict[str, Any]:
