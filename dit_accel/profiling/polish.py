@@ -30,6 +30,8 @@ from .workdir import WorkDir
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+_SMALLEST = 1e-12  # an error of zero has no logarithm
+
 
 def polish(
     pipe: DiffusionPipeline,
@@ -44,7 +46,8 @@ def polish(
     """Hill climbing over schedules of the same budget: one compute step moves, the better of the two stays.
 
     Moves that the graph's model predicts to be best are tried first. Tried is a whole run on every batch of the
-    profile; the error is the mean L1 of its final latents.
+    profile; the error is the mean L1 of its final latents, geometrically averaged over the videos: PSNR goes by
+    the logarithm, and no video counts more for being hard.
 
     Args:
         pipe: the pipeline that was profiled.
@@ -103,7 +106,7 @@ class _Trials:
         self._runner, self._job, self._work, self._bar = TaskRunner(pipe, job, work), job, work, bar
 
     def error(self, schedule: CacheSchedule) -> float:
-        """Mean over all videos. A schedule whose run diverges is worse than any other."""
+        """Geometric mean over all videos. A schedule whose run diverges is worse than any other."""
         weights = sorted((step, *found) for step, found in schedule.forecasts.items())
         text = f"{schedule.num_steps} {schedule.compute_steps} {weights}"
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -116,7 +119,7 @@ class _Trials:
             errors = [error for run in runs for error in run]
             self._work.write_trial(key, errors)
         self._bar.update()
-        return sum(errors) / len(errors)
+        return math.exp(sum(math.log(max(error, _SMALLEST)) for error in errors) / len(errors))
 
 
 def _climbed(graph: ErrorGraph, schedule: CacheSchedule, rollouts: int, trials: _Trials) -> CacheSchedule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,7 +83,7 @@ def true_error(pipe: Any, schedule: CacheSchedule) -> float:
         with enable_acceleration(pipe, LeMiCaConfig(schedule)):
             found = latents(pipe, prompts)
         errors += (found - full).abs().flatten(1).double().mean(1).tolist()
-    return sum(errors) / len(errors)
+    return math.exp(sum(map(math.log, errors)) / len(errors))
 
 
 @contextmanager
