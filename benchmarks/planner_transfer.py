@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rows import Row, write_rows
+from rows import Row, quality_figures, write_rows
 
 from dit_accel import DEMO_INPUTS, ErrorGraph, LeMiCaConfig, evaluate, plan, profile
 from dit_accel.profiling.distributed import process_pool
@@ -86,13 +86,7 @@ def main() -> None:
                 "compute_steps": list(configs[found.name].cache_schedule.compute_steps),
                 "profiling_steps": fresh.rollout_steps if found.name.startswith("fresh") else 0,
             },
-            figures={
-                "computed_steps": found.computed_steps,
-                "psnr_db": found.metrics["psnr"][0],
-                "psnr_standard_error_db": found.metrics["psnr"][1],
-                "ssim": found.metrics["ssim"][0],
-                "videos": found.num_videos,
-            },
+            figures={"computed_steps": found.computed_steps, **quality_figures(found)},
         )
         for found in report.rows
     ]

@@ -20,6 +20,16 @@ class Row:
     figures: dict[str, float]
 
 
+def quality_figures(found: Any) -> dict[str, float]:
+    """PSNR, SSIM and the number of videos of a row of a `QualityReport`."""
+    return {
+        "psnr_db": found.metrics["psnr"][0],
+        "psnr_standard_error_db": found.metrics["psnr"][1],
+        "ssim": found.metrics["ssim"][0],
+        "videos": found.num_videos,
+    }
+
+
 def write_rows(rows: Sequence[Row], out: Path | None, *, machine: str) -> None:
     """Print the rows, and write them with versions and machine to ``out`` if given."""
     for row in rows:

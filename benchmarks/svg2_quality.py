@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import Row, write_rows
+from rows import Row, quality_figures, write_rows
 
 from dit_accel import DEMO_INPUTS, SVG2Config, enable_acceleration, evaluate, load_demo_pipeline
 from dit_accel.showcase import HELD_OUT_PROMPTS
@@ -74,13 +74,7 @@ def main() -> None:
             question="svg2_quality",
             subject=found.name,
             setting={"config": repr(configs[found.name])},
-            figures={
-                "density": found.density or 0.0,
-                "psnr_db": found.metrics["psnr"][0],
-                "psnr_standard_error_db": found.metrics["psnr"][1],
-                "ssim": found.metrics["ssim"][0],
-                "videos": found.num_videos,
-            },
+            figures={"density": found.density or 0.0, **quality_figures(found)},
         )
         for found in report.rows
     ]

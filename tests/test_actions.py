@@ -95,7 +95,7 @@ def test_there_is_a_limit_to_what_is_kept() -> None:
 
 
 def test_partial_and_sparse_steps_are_kept() -> None:
-    found = schedule(partial=PartialSteps([1, 6], 1, 0), sparse=SparseSteps([2, 9], {"top_p": 0.5}))  # type: ignore[arg-type]
+    found = schedule(partial=PartialSteps([1, 6], 1, 0), sparse=SparseSteps([2, 9], {"top_p": 0.5}))
     assert found.partial == PartialSteps((1, 6), 1, 0) and found.sparse == SparseSteps((2, 9), {"top_p": 0.5})
 
 
@@ -120,11 +120,11 @@ def test_partial_and_sparse_steps_are_kept() -> None:
         ({"sparse": SparseSteps((5, 2))}, r"sparse.steps must be increasing and compute steps, got \(5, 2\)"),
         ({"partial": PartialSteps((1,), 0, 0)}, r"at least 0, not both 0, got \(0, 0\)"),
         ({"partial": PartialSteps((1,), -1, 2)}, r"must be integers of at least 0, not both 0, got \(-1, 2\)"),
-        ({"partial": PartialSteps((1,), 1.0, 0)}, r"got \(1.0, 0\)"),  # type: ignore[arg-type]
+        ({"partial": PartialSteps((1,), 1.0, 0)}, r"got \(1.0, 0\)"),
         ({"partial": PartialSteps((1,), 1, False)}, r"got \(1, False\)"),
-        ({"partial": PartialSteps((1,), None, 1)}, r"got \(None, 1\)"),  # type: ignore[arg-type]
-        ({"sparse": SparseSteps((2,), [("a", 1)])}, "sparse.config must be a JSON object, got"),  # type: ignore[arg-type]
-        ({"sparse": SparseSteps((2,), None)}, "sparse.config must be a JSON object, got None"),  # type: ignore[arg-type]
+        ({"partial": PartialSteps((1,), None, 1)}, r"got \(None, 1\)"),
+        ({"sparse": SparseSteps((2,), [("a", 1)])}, "sparse.config must be a JSON object, got"),
+        ({"sparse": SparseSteps((2,), None)}, "sparse.config must be a JSON object, got None"),
     ],
 )
 def test_bad_partial_and_sparse_steps_are_refused(extras: dict[str, Any], words: str) -> None:

@@ -19,7 +19,7 @@ from dit_accel.registry import all_specs
 from dit_accel.schedule import CacheSchedule
 
 from .conftest import tiny_inputs
-from .shell import Shell
+from .shell import Shell, save_graph
 
 JOB = """
 [job]
@@ -46,9 +46,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def graph(tmp_path: Path) -> str:
-    path = tmp_path / "graph.json"
-    ErrorGraph(5, {(0, 2): 2.0, (2, 4): 1.0, (1, 4): 3.0, (0, 3): 4.0}).save(path)
-    return str(path)
+    return save_graph(tmp_path)
 
 
 @pytest.fixture

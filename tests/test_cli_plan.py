@@ -15,7 +15,7 @@ from dit_accel.profiling.residual_model import ResidualModel
 from dit_accel.profiling.step_actions import StepActions
 from dit_accel.schedule import CacheSchedule
 
-from .shell import Shell
+from .shell import Shell, save_graph
 
 
 @pytest.fixture
@@ -25,9 +25,7 @@ def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
 
 @pytest.fixture
 def graph(tmp_path: Path) -> str:
-    path = tmp_path / "graph.json"
-    ErrorGraph(5, {(0, 2): 2.0, (2, 4): 1.0, (1, 4): 3.0, (0, 3): 4.0}).save(path)
-    return str(path)
+    return save_graph(tmp_path)
 
 
 @pytest.fixture

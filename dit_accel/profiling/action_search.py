@@ -48,6 +48,7 @@ def _candidates(job: ProfileJob, graph: ErrorGraph) -> dict[Rollout, float]:
         found |= {Rollout(i, j, PARTIAL): error for (i, j), error in sorted(graph.edges.items()) if j > i + 1}
     if job.sparse_config is not None:
         gains = graph.model.gains if graph.model is not None else ()
+        # Not the last step, which has no edge of its own: it stays dense.
         found |= {Rollout(k, k + 1, SPARSE): gains[k] if gains else 1.0 for k in range(graph.num_steps - 1)}
     return found
 
@@ -90,8 +91,7 @@ def rollouts_of(schedule: CacheSchedule) -> list[Rollout]:
     partial = set(schedule.partial.steps) if schedule.partial is not None else set()
     sparse = schedule.sparse.steps if schedule.sparse is not None else ()
     edges: list[Edge] = [(i, j) for i, j in pairwise(schedule.compute_steps) if i + 1 in partial]
-    last = schedule.num_steps - 1  # has no edge of its own; its gain is small
-    return [Rollout(i, j, PARTIAL) for i, j in edges] + [Rollout(k, k + 1, SPARSE) for k in sparse if k < last]
+    return [Rollout(i, j, PARTIAL) for i, j in edges] + [Rollout(k, k + 1, SPARSE) for k in sparse]
 
 
 def _as_actions(job: ProfileJob, milliseconds: Mapping[str, float], errors: Errors, measured: Errors) -> StepActions:
