@@ -5,7 +5,8 @@
 
 ``sum2-N``: the committed graph with the sum of squares. ``estimate-N``: estimated from one prompt, no edge rolled out.
 ``estimatehold-N``: from four prompts, held. ``planned-N`` and ``polished-N``: the default plan of tight budgets,
-before and after whole runs. ``lemica-*``, ``planned-*`` and ``hold-*``: the presets, and the schedules of the paper's method.
+before and after whole runs. ``lemica-*``, ``planned-*`` and ``hold-*``: the presets, and the schedules of the paper's
+method.
 """
 
 from __future__ import annotations
