@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,18 @@ def quality_figures(found: Any) -> dict[str, float]:
 
 
 def write_rows(rows: Sequence[Row], out: Path | None, *, machine: str) -> None:
-    """Print the rows, and write them with versions and machine to ``out`` if given."""
+    """Print the rows, and write them with the date (UTC), versions and machine to ``out`` if given."""
     for row in rows:
         figures = "  ".join(f"{name} {value:.4g}" for name, value in row.figures.items())
         setting = ", ".join(f"{name} {value}" for name, value in row.setting.items())
         print(f"{row.subject:40} {figures}   ({setting})")
     if out is not None:
-        document = {"machine": machine, "versions": _versions(), "rows": [asdict(row) for row in rows]}
+        document = {
+            "date": datetime.now(timezone.utc).date().isoformat(),
+            "machine": machine,
+            "versions": _versions(),
+            "rows": [asdict(row) for row in rows],
+        }
         out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
