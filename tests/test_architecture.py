@@ -20,8 +20,8 @@ ANY = ("*",)
 class Row(NamedTuple):
     """What the modules under a prefix may import: modules of this project, and packages of others.
 
-    ``lazy``, of either kind, is allowed inside functions only. An import for type checkers may name any package of
-    others.
+    ``lazy``, of either kind, is allowed inside functions and for type checkers only. An import for type checkers may
+    also name any package of others.
     """
 
     module: str
@@ -43,7 +43,8 @@ TABLE = (
     Row("errors"),
     Row("documents", ("errors",)),
     Row("actions", ("errors", "documents")),
-    Row("schedule", ("errors", "documents", "actions")),
+    Row("schedule", ("errors", "documents", "actions"), (), ("hub",)),
+    Row("hub", (*BASE, "quality.records"), (), ("huggingface_hub",)),
     Row("configs", ("errors", "documents", "schedule")),
     Row("specs", BASE),
     Row("registry", (*BASE, "pipelines")),
@@ -55,21 +56,21 @@ TABLE = (
     Row("cache", (*BASE, *INSTALLATION, "cache"), ("torch",)),
     Row("kernels", (*BASE, "kernels"), ("torch", "triton")),
     Row("sparse", (*BASE, "kernels", "sparse"), ("torch",), ("matplotlib", "triton", "flashinfer")),
-    Row("sparse.layers", (*BASE, *INSTALLATION, "kernels", "sparse"), ("torch",)),
-    Row("sparse.install", (*BASE, *INSTALLATION, "kernels", "sparse"), ("torch",)),
+    *(
+        Row(f"sparse.{name}", (*BASE, *INSTALLATION, "kernels", "sparse"), ("torch",))
+        for name in ("layers", "install")
+    ),
     Row("scheduled", (*BASE, "installation", "cache.install", "cache.policies", "sparse.install")),
-    Row("profiling", ANY, ANY),
+    *(Row(name, ANY, ANY) for name in ("profiling", "quality.report", "showcase", "cli")),
     Row("profiling.residual_model", (*BASE, "cache.forecast"), ("numpy",)),
     Row("profiling.step_actions", ("errors", "documents")),
     Row("profiling.error_graph", (*BASE, *GRAPH[:2]), (), (*GRAPH, "profiling.graph_plot", "networkx")),
     Row("profiling.graph_plot", (*BASE, *GRAPH), (), ("matplotlib",)),
     *(Row(f"profiling.{name}", (*BASE, *GRAPH)) for name in ("planner", "joint")),
     Row("quality", (*BASE, "quality"), ("torch", "numpy"), OPTIONAL_METRICS),
-    Row("quality.report", ANY, ANY),
-    Row("api", (*BASE, *INSTALLATION, "registry", "cache", "scheduled", "sparse"), ("torch",), ("diffusers",)),
+    Row("api", (*BASE, *INSTALLATION, "registry", "cache", "scheduled", "sparse"), ("torch",), ("recommend",)),
+    Row("recommend", (*BASE, "registry", "api", "quality.records")),
     Row("demo", ANY, (), ANY),
-    Row("showcase", ANY, ANY),
-    Row("cli", ANY, ANY),
     Row("", ANY, ()),
     Row("pipelines", FAMILY, (), (*MODELS, "pipelines.digits_wan", "pipelines.tiny")),
     Row("pipelines.tiny", ("pipelines.tiny",), MODELS),
@@ -168,7 +169,7 @@ def import_problems(module: Module) -> list[str]:
             problems.append(f"{name}: import dit_accel.{name}")
         elif top == "dit_accel":
             target = name.removeprefix("dit_accel").removeprefix(".")
-            prefixes = (*row.project, *(row.lazy if kind == "lazy" else ()))
+            prefixes = (*row.project, *(row.lazy if kind != "load" else ()))
             allowed = row.project == ANY or any(within(target, prefix) for prefix in prefixes)
             problems += [] if allowed else [f"{module.name} may not import {name}"]
         elif top not in sys.stdlib_module_names and kind != "type":
@@ -234,6 +235,7 @@ def test_every_row_of_the_core_is_in_use():
 
 BAD_IMPORTS = [
     ("schedule", "from .configs import LeMiCaConfig"),
+    ("schedule", "from .hub import download"),
     ("configs", "def f():\n    import numpy"),
     ("documents", "from . import schedule"),
     ("specs", "from dit_accel import registry"),
