@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ._diffusers import denoisers_of, refuse_native_cache
 from .cache.install import install_dbcache
 from .configs import Config, DBCacheConfig, LeMiCaConfig, SVG2Config
+from .documents import quoted
 from .errors import AlreadyAcceleratedError, ConfigError, UnknownPresetError, UnsupportedPipelineError, did_you_mean
 from .installation import Installation
 from .registry import find_spec, find_variant
@@ -22,6 +23,8 @@ from .specs import PipelineSpec, PresetBuilder
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import nn
+
+    from .recommend import Recommendation
 
 Installer = Callable[[Installation, Any], None]
 
@@ -36,14 +39,26 @@ _HANDLE = "_dit_accel_acceleration"  # attribute on each denoiser while it is ac
 class Acceleration:
     """What `enable_acceleration` returns: the stats of the last run, and the way back. Also a context manager."""
 
-    def __init__(self, configs: tuple[Config, ...], installation: Installation, undo: ExitStack) -> None:
-        self._configs, self._record, self._undo = configs, installation.record, undo
+    def __init__(
+        self,
+        configs: tuple[Config, ...],
+        recommendation: Recommendation | None,
+        installation: Installation,
+        undo: ExitStack,
+    ) -> None:
+        self._configs, self._recommendation = configs, recommendation
+        self._record, self._undo = installation.record, undo
         self._attention_layers = installation.attention_layers
 
     @property
     def configs(self) -> tuple[Config, ...]:
         """The configs in force."""
         return self._configs
+
+    @property
+    def recommendation(self) -> Recommendation | None:
+        """How the preset was chosen, if limits were given in its place, with what was measured of it; else None."""
+        return self._recommendation
 
     @property
     def stats(self) -> AccelerationStats:
@@ -77,13 +92,22 @@ class Acceleration:
 
 
 def enable_acceleration(
-    pipe: DiffusionPipeline, *presets_or_configs: str | Config | Sequence[str | Config], **overrides: Any
+    pipe: DiffusionPipeline,
+    *presets_or_configs: str | Config | Sequence[str | Config],
+    speedup: float | None = None,
+    max_lpips: float | None = None,
+    max_st_lpips: float | None = None,
+    min_psnr: float | None = None,
+    min_ssim: float | None = None,
+    **overrides: Any,
 ) -> Acceleration:
     """Accelerate the next calls of ``pipe``.
 
     Args:
         pipe: a supported diffusers pipeline; only this instance is changed.
         presets_or_configs: preset names (``"lemica-fast"``), configs, or sequences of them. ``"a+b"`` joins presets.
+        speedup, max_lpips, max_st_lpips, min_psnr, min_ssim: limits in place of a preset; the one that was measured to
+            meet them best is enabled, see `dit_accel.recommend.recommend`, and ``handle.recommendation`` says why.
         overrides: fields to replace in the configs, e.g. ``forecast="hold"``.
 
     Returns:
@@ -94,11 +118,23 @@ def enable_acceleration(
             apply to it.
         UnknownPresetError: the pipeline has no such preset.
         ConfigError: nothing was asked for, two configs of one method, DBCache and LeMiCa together, an override that no
-            config has, or probe and corrector blocks that leave nothing to cache.
+            config has, limits beside a preset or an override, or probe and corrector blocks that leave nothing to
+            cache.
+        NoRecommendationError: nothing was measured of this model, or no preset meets the limits.
         AlreadyAcceleratedError: the pipeline, or one that shares its denoiser, is accelerated already.
         BackendUnavailableError: the sparse attention backend asked for cannot run here.
     """
     spec = find_spec(pipe)
+    limits = {
+        "speedup": speedup,
+        "max_lpips": max_lpips,
+        "max_st_lpips": max_st_lpips,
+        "min_psnr": min_psnr,
+        "min_ssim": min_ssim,
+    }
+    recommendation = _recommended(pipe, presets_or_configs, overrides, limits)
+    if recommendation is not None:
+        presets_or_configs = (recommendation.preset,)
     configs = _overridden(tuple(_flatten(pipe, spec, presets_or_configs)), overrides)
     denoisers = denoisers_of(pipe, spec.denoisers)
     if not denoisers:
@@ -117,11 +153,29 @@ def enable_acceleration(
             for name in denoisers:
                 installation.observe(name, StepCounter(installation.record))
         installation.start()
-        acceleration = Acceleration(configs, installation, undo.pop_all())
+        acceleration = Acceleration(configs, recommendation, installation, undo.pop_all())
     for denoiser in denoisers.values():
         setattr(denoiser, _HANDLE, acceleration)
         acceleration._undo.callback(delattr, denoiser, _HANDLE)
     return acceleration
+
+
+def _recommended(
+    pipe: DiffusionPipeline, wanted: Sequence[Any], overrides: dict[str, Any], limits: dict[str, float | None]
+) -> Recommendation | None:
+    """The preset that meets the limits that are given; None if there are none."""
+    given = {name: value for name, value in limits.items() if value is not None}
+    if not given:
+        return None
+    if wanted or overrides:
+        beside = ", ".join([*map(quoted, wanted), *overrides])
+        raise ConfigError(
+            f"Limits ({', '.join(given)}) choose a preset as it was measured, and {beside} was given besides. Leave "
+            "that out, or name a preset without limits; dit_accel.recommend.recommend(pipe, ...) tells which."
+        )
+    from .recommend import recommend
+
+    return recommend(pipe, **given)
 
 
 def refuse_accelerated(pipe: DiffusionPipeline, denoisers: dict[str, nn.Module]) -> None:
@@ -197,7 +251,8 @@ def _overridden(configs: tuple[Config, ...], overrides: dict[str, Any]) -> tuple
     """The configs with ``overrides`` applied where they have the field; one config a method, at least one in all."""
     if not configs:
         raise ConfigError(
-            "Nothing to enable: give a preset name or a config, e.g. enable_acceleration(pipe, 'lemica-fast')."
+            "Nothing to enable: give a preset name or a config, e.g. enable_acceleration(pipe, 'lemica-fast'), or a "
+            "limit, e.g. enable_acceleration(pipe, speedup=2)."
         )
     kinds = [type(config) for config in configs]
     twice = {kind.__name__ for kind in kinds if kinds.count(kind) > 1}

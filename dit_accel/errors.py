@@ -57,6 +57,14 @@ class MetricUnavailableError(DitAccelError):
     """A quality metric lacks its package or its weights."""
 
 
+class NoRecommendationError(DitAccelError, ValueError):
+    """Nothing that was measured answers what was asked for."""
+
+
+class HubError(DitAccelError):
+    """The Hugging Face Hub, or what it gave, cannot be used."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the nearest known name, else an empty string."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
