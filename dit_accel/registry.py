@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import pkgutil
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,12 @@ def find_variant(pipe: DiffusionPipeline, spec: PipelineSpec) -> Variant | None:
         if all(config.get(key) == value for key, value in variant.denoiser_config.items()):
             return variant
     return None
+
+
+def model_id(pipe: DiffusionPipeline) -> str:
+    """The recognised variant's name, else the last part of the path or hub id the pipeline was loaded from."""
+    variant = find_variant(pipe, find_spec(pipe))
+    return variant.name if variant else os.path.basename(str(pipe.config.get("_name_or_path", "") or "unnamed"))
 
 
 def _discover() -> None:

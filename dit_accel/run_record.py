@@ -41,6 +41,7 @@ class AccelerationStats:
 
     ``computed_steps`` and ``reused_steps`` map denoiser -> branch -> step indices with the cached blocks computed or
     reused; ``partial_steps``, those of a schedule at which only the first and last blocks ran, in neither of them.
+    ``sparse_steps``, the same way, are the steps in which some self-attention was sparse, whatever else they are.
     ``denoise_seconds`` is the wall time of the denoising loop, ``cache_bytes_peak`` the most that was kept between
     steps: residuals, and clusters of sparse attention. ``residual_diffs`` maps denoiser -> pairs of a step and the
     probe's distance there, for the steps that were decided by it: what `DBCacheConfig.residual_diff_threshold` was
@@ -68,6 +69,7 @@ class AccelerationStats:
     attention_error: float | None = None
     attention_errors: dict[str, list[float | None]] = field(default_factory=dict)
     partial_steps: StepsByBranch = field(default_factory=dict)
+    sparse_steps: StepsByBranch = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -147,6 +149,7 @@ class RunRecord:
     computed: defaultdict[str, defaultdict[str, list[int]]] = field(default_factory=_steps)
     reused: defaultdict[str, defaultdict[str, list[int]]] = field(default_factory=_steps)
     partial: defaultdict[str, defaultdict[str, list[int]]] = field(default_factory=_steps)
+    sparse: defaultdict[str, defaultdict[str, list[int]]] = field(default_factory=_steps)
     cache_bytes: int = 0
     cache_bytes_peak: int = 0
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -158,7 +161,7 @@ class RunRecord:
         """Start afresh if the call opens a trajectory."""
         if call.trajectory != self.trajectory:
             self.trajectory, self.num_steps = call.trajectory, call.num_steps
-            self.computed, self.reused, self.partial = _steps(), _steps(), _steps()
+            self.computed, self.reused, self.partial, self.sparse = _steps(), _steps(), _steps(), _steps()
             self.cache_bytes_peak = self.cache_bytes
             self.watch = Stopwatch()
             self.progress = Progress(first_step=call.step)
@@ -173,6 +176,12 @@ class RunRecord:
         """Note that of a call that `count` takes for computed only some blocks ran, if ``is_reuse``."""
         if is_reuse:
             self.partial[call.denoiser][call.branch].append(call.step)
+
+    def count_sparse(self, call: DenoiserCall) -> None:
+        """Note that some self-attention of this call was sparse; many layers say so."""
+        steps = self.sparse[call.denoiser][call.branch]
+        if not steps or steps[-1] != call.step:
+            steps.append(call.step)
 
     def note_distance(self, call: DenoiserCall, distance: float) -> None:
         """Note what the step was decided by."""
@@ -200,6 +209,7 @@ class RunRecord:
             computed_steps=computed,
             reused_steps=plain(self.reused),
             partial_steps=partial,
+            sparse_steps=plain(self.sparse),
             denoise_seconds=self.watch.seconds,
             cache_bytes_peak=self.cache_bytes_peak,
             residual_diffs={

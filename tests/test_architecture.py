@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 
 BASE = ("errors", "documents", "actions", "schedule", "configs", "specs")
-OPTIONAL_METRICS = ("numpy", "skimage", "scipy", "lpips", "stlpips_pytorch", "safetensors")
+REPORTS = ("numpy", "skimage", "scipy", "lpips", "stlpips_pytorch", "safetensors", "jinja2", "matplotlib")
 INSTALLATION = ("_diffusers", "installation", "run_record", "step_tracker")
 FAMILY = (*BASE, "registry")
 GRAPH_NAMES = ("residual_model", "step_actions", "error_graph", "planner", "joint", "resample")
@@ -48,7 +48,7 @@ TABLE = (
     Row("configs", ("errors", "documents", "schedule")),
     Row("specs", BASE),
     Row("registry", (*BASE, "pipelines")),
-    Row("stopwatch", (), ("torch",)),
+    *(Row(name, (), ("torch",)) for name in ("stopwatch", "peak_memory")),
     Row("step_tracker", BASE, ("torch",)),
     Row("_diffusers", (*BASE, "_diffusers", "stopwatch", "step_tracker"), ("torch", "diffusers")),
     Row("run_record", ("stopwatch", "step_tracker"), ("torch",)),
@@ -67,7 +67,7 @@ TABLE = (
     Row("profiling.error_graph", (*BASE, *GRAPH[:2]), (), (*GRAPH, "profiling.graph_plot", "networkx")),
     Row("profiling.graph_plot", (*BASE, *GRAPH), (), ("matplotlib",)),
     *(Row(f"profiling.{name}", (*BASE, *GRAPH)) for name in ("planner", "joint")),
-    Row("quality", (*BASE, "quality"), ("torch", "numpy"), OPTIONAL_METRICS),
+    Row("quality", (*BASE, "quality", "registry"), ("torch", "numpy", "imageio"), (*REPORTS, "hub")),
     Row("api", (*BASE, *INSTALLATION, "registry", "cache", "scheduled", "sparse"), ("torch",), ("recommend",)),
     Row("recommend", (*BASE, "registry", "api", "quality.records")),
     Row("demo", ANY, (), ANY),

@@ -147,6 +147,7 @@ def test_only_the_sparse_steps_are_sparse(pipe: Any) -> None:
     expected, svg2 = accelerated(pipe, lemica((0, 2, 3)), SVG2Config(**{**FEW, "dense_steps": (2,)}))
     assert found.equal(expected)
     assert stats.sparse_calls == svg2.sparse_calls == 2 * 2 * 4
+    assert stats.sparse_steps == svg2.sparse_steps == in_both(0, 3)
     assert stats.dense_calls == 2 * 4 and stats.dense_reasons == {"dense steps": 2 * 4}
 
 

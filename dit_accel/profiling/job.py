@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -20,7 +19,7 @@ from .._diffusers import denoisers_of
 from ..api import refuse_accelerated
 from ..configs import SVG2Config
 from ..errors import ConfigError, did_you_mean
-from ..registry import find_spec, find_variant
+from ..registry import find_spec, model_id
 from .error_graph import ErrorGraph
 from .measurement import Measurement
 from .planner import plan_all
@@ -151,12 +150,6 @@ def describe_job(pipe: DiffusionPipeline, job: ProfileJob) -> dict[str, Any]:
         "batches": [{"prompts": list(batch.prompts), "seed": batch.seed} for batch in job.batches],
         "versions": {name: version(name) for name in ("torch", "diffusers", "dit_accel")},
     }
-
-
-def model_id(pipe: DiffusionPipeline) -> str:
-    """The recognised variant's name, else the last part of the path or hub id the pipeline was loaded from."""
-    variant = find_variant(pipe, find_spec(pipe))
-    return variant.name if variant else os.path.basename(str(pipe.config.get("_name_or_path", "") or "unnamed"))
 
 
 def weights_sha256(pipe: DiffusionPipeline) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -32,8 +33,7 @@ def psnr(video_a: Tensor, video_b: Tensor) -> float:
     Raises:
         ConfigError: not two videos as the module describes.
     """
-    frames = [_frame_psnr(_squared_error(a, b).mean()) for a, b in _frames(video_a, video_b)]
-    return math.fsum(frames) / len(frames)
+    return _mean(_psnr_of_frames(video_a, video_b))
 
 
 def psnr_moving(video_a: Tensor, video_b: Tensor) -> float:
@@ -45,13 +45,7 @@ def psnr_moving(video_a: Tensor, video_b: Tensor) -> float:
     Raises:
         ConfigError: not two videos as the module describes.
     """
-    pairs = list(_frames(video_a, video_b))
-    lowest, highest = torch.aminmax(video_a.detach().cpu().double(), dim=0)
-    moving = (highest - lowest > MOVING_RANGE).any(dim=0)
-    if not moving.any():
-        return math.nan
-    frames = [_frame_psnr(_squared_error(a, b)[:, moving].mean()) for a, b in pairs]
-    return math.fsum(frames) / len(frames)
+    return _mean(_psnr_moving_of_frames(video_a, video_b))
 
 
 def ssim(video_a: Tensor, video_b: Tensor) -> float:
@@ -64,28 +58,7 @@ def ssim(video_a: Tensor, video_b: Tensor) -> float:
         ConfigError: not two videos as the module describes, or a side under 3 pixels.
         MetricUnavailableError: scikit-image is not installed.
     """
-    pairs = list(_frames(video_a, video_b))
-    side = min(video_a.shape[-2:])
-    if side < 3:
-        raise ConfigError(f"ssim needs frames of at least 3 x 3 pixels, got {tuple(video_a.shape[-2:])}. Use psnr.")
-    _require_scikit_image()
-    compare: Callable[..., float] = import_module("skimage.metrics").structural_similarity
-    frames = [
-        float(
-            compare(
-                a.double().numpy(),
-                b.double().numpy(),
-                win_size=min(_SSIM_WINDOW, side - 1 + side % 2),
-                channel_axis=0,
-                data_range=1.0,
-                gaussian_weights=True,
-                sigma=_SSIM_SIGMA,
-                use_sample_covariance=False,
-            )
-        )
-        for a, b in pairs
-    ]
-    return math.fsum(frames) / len(frames)
+    return _mean(_ssim_of_frames(video_a, video_b))
 
 
 def lpips(video_a: Tensor, video_b: Tensor) -> float:
@@ -98,7 +71,7 @@ def lpips(video_a: Tensor, video_b: Tensor) -> float:
         ConfigError: not two RGB videos as the module describes, or a side under 31 pixels.
         MetricUnavailableError: the package or the weights are missing or damaged; the message says how to get them.
     """
-    return _perceptual("lpips", video_a, video_b)
+    return _mean(_perceptual("lpips", video_a, video_b))
 
 
 def st_lpips(video_a: Tensor, video_b: Tensor) -> float:
@@ -110,7 +83,7 @@ def st_lpips(video_a: Tensor, video_b: Tensor) -> float:
         ConfigError: not two RGB videos as the module describes, or a side under 21 pixels.
         MetricUnavailableError: the package with the weights is missing or damaged; the message says how to get it.
     """
-    return _perceptual("st_lpips", video_a, video_b)
+    return _mean(_perceptual("st_lpips", video_a, video_b))
 
 
 METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
@@ -120,6 +93,16 @@ METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "lpips": lpips,
     "st_lpips": st_lpips,
 }
+
+
+def values_of_frames(name: str, video_a: Tensor, video_b: Tensor) -> list[float]:
+    """A metric of `METRICS` frame by frame; its value is their mean. Raises what the metric raises."""
+    return _BY_FRAME[name](video_a, video_b)
+
+
+def is_higher_better(name: str) -> bool:
+    """Whether a higher value of this metric of `METRICS` means closer to the reference."""
+    return name in ("psnr", "psnr_moving", "ssim")
 
 
 def check_metrics(names: Iterable[str]) -> None:
@@ -170,8 +153,49 @@ def _require_scikit_image() -> None:
         )
 
 
-def _perceptual(name: str, video_a: Tensor, video_b: Tensor) -> float:
-    """Mean over frames of the network's distance; one frame at a time, as large frames fill memory."""
+def _mean(frames: list[float]) -> float:
+    return math.fsum(frames) / len(frames)
+
+
+def _psnr_of_frames(video_a: Tensor, video_b: Tensor) -> list[float]:
+    return [_frame_psnr(_squared_error(a, b).mean()) for a, b in _frames(video_a, video_b)]
+
+
+def _psnr_moving_of_frames(video_a: Tensor, video_b: Tensor) -> list[float]:
+    pairs = list(_frames(video_a, video_b))
+    lowest, highest = torch.aminmax(video_a.detach().cpu().double(), dim=0)
+    moving = (highest - lowest > MOVING_RANGE).any(dim=0)
+    if not moving.any():
+        return [math.nan] * len(pairs)
+    return [_frame_psnr(_squared_error(a, b)[:, moving].mean()) for a, b in pairs]
+
+
+def _ssim_of_frames(video_a: Tensor, video_b: Tensor) -> list[float]:
+    pairs = list(_frames(video_a, video_b))
+    side = min(video_a.shape[-2:])
+    if side < 3:
+        raise ConfigError(f"ssim needs frames of at least 3 x 3 pixels, got {tuple(video_a.shape[-2:])}. Use psnr.")
+    _require_scikit_image()
+    compare: Callable[..., float] = import_module("skimage.metrics").structural_similarity
+    return [
+        float(
+            compare(
+                a.double().numpy(),
+                b.double().numpy(),
+                win_size=min(_SSIM_WINDOW, side - 1 + side % 2),
+                channel_axis=0,
+                data_range=1.0,
+                gaussian_weights=True,
+                sigma=_SSIM_SIGMA,
+                use_sample_covariance=False,
+            )
+        )
+        for a, b in pairs
+    ]
+
+
+def _perceptual(name: str, video_a: Tensor, video_b: Tensor) -> list[float]:
+    """The network's distance of each frame; one frame at a time, as large frames fill memory."""
     pairs = list(_frames(video_a, video_b))
     if video_a.shape[1] != 3:
         raise ConfigError(
@@ -183,8 +207,16 @@ def _perceptual(name: str, video_a: Tensor, video_b: Tensor) -> float:
             f"{name} needs frames of at least {network.min_side} x {network.min_side} pixels, got "
             f"{tuple(video_a.shape[-2:])}. Use psnr and ssim, or resize both videos the same way first."
         )
-    frames = [float(network(a.float()[None], b.float()[None])) for a, b in pairs]
-    return math.fsum(frames) / len(frames)
+    return [float(network(a.float()[None], b.float()[None])) for a, b in pairs]
+
+
+_BY_FRAME: dict[str, Callable[[Tensor, Tensor], list[float]]] = {
+    "psnr": _psnr_of_frames,
+    "psnr_moving": _psnr_moving_of_frames,
+    "ssim": _ssim_of_frames,
+    "lpips": partial(_perceptual, "lpips"),
+    "st_lpips": partial(_perceptual, "st_lpips"),
+}
 
 
 def _squared_error(frame_a: Tensor, frame_b: Tensor) -> Tensor:

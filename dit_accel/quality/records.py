@@ -1,22 +1,24 @@
-"""`QualityReport`: quality, speed and density of accelerations against the same seeds' full runs. Schema v1, JSON."""
+"""`QualityReport`: quality, speed and density of accelerations against the same seeds' full runs. Schema v2, JSON."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..documents import parse_document, read_json_file, write_atomically
+from ..documents import parse_document, read_json_file, save_file
 from ..errors import ConfigError
 
 SCHEMA = "dit_accel.quality_report"
-VERSION = 1
+VERSION = 2  # version 1 had no values of frames, no steps and no peak memory
 MAX_FILE_BYTES = 64 << 20
 _KEYS = ("rows", "provenance", "samples")
-_UNITS = {"psnr": " (dB)", "psnr_moving": " (dB)"}
+UNITS = {"psnr": " (dB)", "psnr_moving": " (dB)"}
+# What a step did, in the strings of `QualitySample.steps`.
+FULL, SPARSE, PARTIAL, REUSE, IDLE = "FSPR-"
 _Record = TypeVar("_Record", "QualityRow", "QualitySample")
 
 
@@ -34,6 +36,8 @@ class QualityRow:
             that no video defines.
         density: mean kept share of attention pairs, 0 to 1; None without sparse attention.
         cache_bytes_peak: most bytes the cache held in any run.
+        peak_memory_bytes: most memory that torch had allocated on the device in any run; None off CUDA, where torch
+            does not tell.
     """
 
     name: str
@@ -44,6 +48,7 @@ class QualityRow:
     metrics: dict[str, tuple[float, float]]
     density: float | None
     cache_bytes_peak: int
+    peak_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,10 @@ class QualitySample:
         metrics: name -> value; NaN where the metric is undefined (`psnr_moving` of a still video).
         density: kept share of attention pairs, or None.
         cache_bytes_peak: most bytes the cache held.
+        peak_memory_bytes: most memory that torch had allocated on the device, or None.
+        frames: metric -> its value for each frame; NaN where undefined.
+        steps: denoiser -> branch -> one letter a step: F full, S full with sparse attention, P partial (the first and
+            last blocks), R reuse, - where this denoiser did not run.
     """
 
     name: str
@@ -71,6 +80,9 @@ class QualitySample:
     metrics: dict[str, float]
     density: float | None
     cache_bytes_peak: int
+    peak_memory_bytes: int | None = None
+    frames: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    steps: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,13 +91,16 @@ class QualityReport:
 
     Args:
         rows: one entry an acceleration, in the order given.
-        provenance: pipeline class, prompts, seeds, inputs, versions, device, date, unavailable metrics.
+        provenance: pipeline class, model, prompts, seeds, inputs, versions, device, date, unavailable metrics, seconds
+            and memory of the full runs.
         samples: one entry a video and acceleration.
+        videos: the folder with what was generated, see `dit_accel.quality.videos`; not in the file. None: not kept.
     """
 
     rows: tuple[QualityRow, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
     samples: tuple[QualitySample, ...] = ()
+    videos: Path | None = field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `to_json` writes: JSON values only, null for what is not a finite number."""
@@ -100,15 +115,29 @@ class QualityReport:
         return cleaned
 
     def to_json(self, path: str | Path) -> None:
-        """Write the report atomically; the folder must exist."""
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-        write_atomically(Path(path), text)
+        """Write the report atomically; the folder must exist, or a `ConfigError` says so."""
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        save_file(Path(path), text, ConfigError, "report")
+
+    def to_html(self, path: str | Path) -> None:
+        """Write one page, with everything it needs inside: table, charts, steps, videos side by side, provenance.
+
+        It works from disk in any browser. The videos are those of ``videos``; without, the page says that there are
+        none. The folder of ``path`` must exist.
+
+        Raises:
+            MissingPackageError: jinja2 or matplotlib is not installed.
+            ConfigError: a video is missing in ``videos``, or the page cannot be written.
+        """
+        from .page import render
+
+        save_file(Path(path), render(self), ConfigError, "report page")
 
     def to_markdown(self) -> str:
         """A table: name, full steps, speed-up, every metric as mean ± standard error, density if any row has one."""
         names = list(dict.fromkeys(name for row in self.rows for name in row.metrics))
         sparse = any(row.density is not None for row in self.rows)
-        head = ["name", "full steps", "speed-up", *(name + _UNITS.get(name, "") for name in names)]
+        head = ["name", "full steps", "speed-up", *(name + UNITS.get(name, "") for name in names)]
         head += ["density"] * sparse + ["videos"]
         lines = [head, ["---", *["---:"] * (len(head) - 1)]]
         for row in self.rows:
@@ -123,23 +152,28 @@ class QualityReport:
         return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
     @classmethod
-    def load(cls, path: str | Path) -> QualityReport:
+    def load(cls, path: str | Path, *, videos: str | Path | None = None) -> QualityReport:
         """Read a report file; null numbers come back as NaN.
+
+        Args:
+            path: a file that `to_json` wrote.
+            videos: the folder that `evaluate` wrote the videos into, for `to_html`.
 
         Raises:
             ConfigError: missing, over 64 MiB, not JSON, of another kind or version, or with malformed entries.
         """
         origin = str(path)
         text = read_json_file(Path(path), MAX_FILE_BYTES, ConfigError, "quality report")
-        document = parse_document(text, SCHEMA, {VERSION: _KEYS}, ConfigError, origin)
+        document = parse_document(text, SCHEMA, {1: _KEYS, VERSION: _KEYS}, ConfigError, origin)
         if not isinstance(document["provenance"], dict):
             raise ConfigError(
                 f"{origin}: provenance must be a JSON object. Write the file with QualityReport.to_json."
             )
         return cls(
-            rows=_records(QualityRow, document["rows"], f"{origin}: rows"),
+            rows=_records(QualityRow, document["rows"], f"{origin}: rows", document["version"]),
             provenance=document["provenance"],
-            samples=_records(QualitySample, document["samples"], f"{origin}: samples"),
+            samples=_records(QualitySample, document["samples"], f"{origin}: samples", document["version"]),
+            videos=None if videos is None else Path(videos),
         )
 
 
@@ -161,45 +195,71 @@ def _number(value: float | None, digits: int, unit: str = "") -> str:
 
 
 def _mean_and_error(name: str, mean: float, error: float) -> str:
-    digits = 2 if name in _UNITS else 4
+    digits = 2 if name in UNITS else 4
     return _number(mean, digits) + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
 
 
-def _records(kind: type[_Record], entries: object, origin: str) -> tuple[_Record, ...]:
+def _records(kind: type[_Record], entries: object, origin: str, version: int) -> tuple[_Record, ...]:
     """The entries of one list of the file as dataclasses, or a `ConfigError` that names the bad one."""
     if not isinstance(entries, list):
         raise ConfigError(f"{origin} must be a list. Write the file with QualityReport.to_json.")
-    names = {item.name for item in fields(kind)}
+    # What version 1 did not have has a default.
+    names = {item.name for item in fields(kind) if version > 1 or _is_required(item)}
     records = []
     for index, entry in enumerate(entries):
         where = f"{origin}[{index}]"
-        if not isinstance(entry, dict) or set(entry) != names or not isinstance(entry["metrics"], dict):
+        if not isinstance(entry, dict) or set(entry) != names:
             raise ConfigError(f"{where} must be an object with exactly the keys {sorted(names)}, got {entry!r:.80}.")
         try:
-            values = {key: _typed(key, value) for key, value in entry.items() if key != "metrics"}
-            values["metrics"] = {
-                name: _pair(name, item) if kind is QualityRow else _float(name, item)
-                for name, item in entry["metrics"].items()
-            }
+            records.append(kind(**{key: _typed(kind, key, value) for key, value in entry.items()}))
         except ValueError as error:
             raise ConfigError(f"{where} is malformed: {error}. Write the file with QualityReport.to_json.") from None
-        records.append(kind(**values))
     return tuple(records)
 
 
-def _typed(key: str, value: Any) -> Any:
+def _is_required(item: Any) -> bool:
+    return item.default is MISSING and item.default_factory is MISSING
+
+
+def _typed(kind: type, key: str, value: Any) -> Any:
     """One JSON value of a record as its Python type, or ValueError."""
     if key in ("name", "prompt"):
-        if not isinstance(value, str):
-            raise ValueError(f"{key} must be text, got {value!r:.40}")
-        return value
-    if key == "density":
-        return None if value is None else _float(key, value)
-    if key == "speedup":
+        return _text(key, value)
+    if key in ("density", "peak_memory_bytes") and value is None:
+        return None
+    if key in ("density", "speedup"):
         return _float(key, value)
+    if key == "metrics":
+        read = _pair if kind is QualityRow else _float
+        return {name: read(name, item) for name, item in _object(key, value).items()}
+    if key == "frames":
+        return {name: _floats(name, item) for name, item in _object(key, value).items()}
+    if key == "steps":
+        return {
+            denoiser: {branch: _text(branch, letters) for branch, letters in _object(denoiser, branches).items()}
+            for denoiser, branches in _object(key, value).items()
+        }
     if type(value) is not int:
         raise ValueError(f"{key} must be a whole number, got {value!r:.40}")
     return value
+
+
+def _object(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{key} must be an object, got {value!r:.40}")
+    return value
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{key} must be text, got {value!r:.40}")
+    return value
+
+
+def _floats(key: str, value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"{key} must be a list of numbers, got {value!r:.40}")
+    return tuple(_float(key, item) for item in value)
 
 
 def _pair(name: str, item: Any) -> tuple[float, float]:

@@ -6,12 +6,11 @@ The result, `QualityReport`, is defined in `records`.
 from __future__ import annotations
 
 import math
-import platform
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
-from itertools import chain, product
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,17 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DitAccelError
-from .metrics import METRICS, check_metrics, unavailable_metrics
-from .records import QualityReport, QualityRow, QualitySample, json_value
+from ..peak_memory import PeakMemory
+from .metrics import check_metrics, values_of_frames
+from .provenance import device_of, provenance
+from .records import FULL, IDLE, PARTIAL, REUSE, SPARSE, QualityReport, QualityRow, QualitySample
+from .videos import BASELINE, check_videos, write_videos
 
 __all__ = ["QualityReport", "QualityRow", "QualitySample", "evaluate", "mean_and_error"]
 
-BASELINE = "baseline"
 _RESERVED = ("prompt", "generator", "output_type", "return_dict")
 _WARMUP_STEPS = 2
-KeepVideo = Callable[[str, str, int, Tensor], None]
+_FRAME_DIGITS = 6  # significant ones, of the values of single frames
 
 
 def evaluate(
@@ -39,7 +40,8 @@ def evaluate(
     seeds: Sequence[int] = (0,),
     metrics: Sequence[str] = ("psnr", "ssim", "lpips"),
     out: str | Path | None = None,
-    keep_videos: KeepVideo | None = None,
+    videos: str | Path | None = None,
+    fps: int = 16,
     warmup: bool = True,
     progress: bool = True,
     **pipe_kwargs: Any,
@@ -56,7 +58,9 @@ def evaluate(
         seeds: distinct seeds of the CPU generator.
         metrics: names from `METRICS`.
         out: where to save the report as JSON, if anywhere.
-        keep_videos: called as (label or "baseline", prompt, seed, video [T, C, H, W] float in [0, 1]) for every run.
+        videos: folder, made if missing, that receives every video as an MP4 to look at, and each one's difference from
+            the full run, four times enlarged; `QualityReport.to_html` shows them. None keeps none.
+        fps: frames a second of these files, 1 to 240.
         warmup: start with a short run that is not counted, as start-up costs would flatter the accelerations.
         progress: show a progress bar over the videos.
         **pipe_kwargs: passed to every call of ``pipe``, e.g. ``num_inference_steps``, ``height``.
@@ -67,46 +71,41 @@ def evaluate(
     """
     plans = _plans(accelerations)
     _check_inputs(prompts, seeds, out, pipe_kwargs)
+    check_videos(videos, fps)
     check_metrics(metrics)
-    provenance = _provenance(pipe, plans, prompts, seeds, pipe_kwargs)
+    where = provenance(pipe, plans, prompts, seeds, fps, pipe_kwargs)
     _rehearse(pipe, plans, prompts[0] if warmup else None, pipe_kwargs)
+    samples: list[QualitySample] = []
+    full_runs: list[_Run] = []
     with _progress_bar(len(prompts) * len(seeds) * (1 + len(plans)), progress) as bar:
-        runs = [
-            _compare(pipe, plans, prompt, seed, metrics, pipe_kwargs, keep_videos, bar)
-            for prompt, seed in product(prompts, seeds)
-        ]
-    samples = tuple(chain.from_iterable(runs))
+        for (index, prompt), seed in product(enumerate(prompts), seeds):
+            runs = {}
+            for label, what in {BASELINE: (), **plans}.items():
+                runs[label] = _run(pipe, what, prompt, seed, pipe_kwargs)
+                bar.update()
+            samples += _samples(runs, prompt, seed, metrics)
+            full_runs.append(runs[BASELINE])
+            if videos is not None:
+                write_videos(Path(videos), index, seed, {label: run.video for label, run in runs.items()}, fps)
+    where["baseline"] = {
+        "denoise_seconds": statistics.median(run.seconds for run in full_runs),
+        "peak_memory_bytes": _largest(run.peak_memory_bytes for run in full_runs),
+    }
     rows = tuple(_row(label, [sample for sample in samples if sample.name == label]) for label in plans)
-    report = QualityReport(rows, provenance, samples)
+    report = QualityReport(rows, where, tuple(samples), None if videos is None else Path(videos))
     if out is not None:
         report.to_json(out)
     return report
 
 
-def _compare(
-    pipe: Any,
-    plans: Mapping[str, tuple[Any, ...]],
-    prompt: str,
-    seed: int,
-    metrics: Sequence[str],
-    pipe_kwargs: Mapping[str, Any],
-    keep_videos: KeepVideo | None,
-    bar: Any,
-) -> list[QualitySample]:
-    """One prompt and seed: the baseline, then every acceleration against it."""
-    samples = []
-    reference, baseline_seconds, _ = _run(pipe, (), prompt, seed, pipe_kwargs)
-    bar.update()
-    if keep_videos:
-        keep_videos(BASELINE, prompt, seed, reference)
-    for label, what in plans.items():
-        video, seconds, stats = _run(pipe, what, prompt, seed, pipe_kwargs)
-        bar.update()
-        if keep_videos:
-            keep_videos(label, prompt, seed, video)
-        values = {name: METRICS[name](reference, video) for name in metrics}
-        samples.append(_sample(label, prompt, seed, baseline_seconds / seconds, values, stats))
-    return samples
+@dataclass(frozen=True)
+class _Run:
+    """One video [T, C, H, W], how long its denoising loop took, and its statistics (None: the full run)."""
+
+    video: Tensor
+    seconds: float
+    stats: Any
+    peak_memory_bytes: int | None
 
 
 def _plans(accelerations: Mapping[str, Any] | Sequence[str]) -> dict[str, tuple[Any, ...]]:
@@ -165,27 +164,24 @@ def _rehearse(
         _generate(pipe, prompt, 0, {**pipe_kwargs, **short})
 
 
-def _run(
-    pipe: Any, what: tuple[Any, ...], prompt: str, seed: int, pipe_kwargs: Mapping[str, Any]
-) -> tuple[Tensor, float, Any]:
-    """One run -> video [T, C, H, W], seconds of its denoising loop, statistics (None without acceleration)."""
+def _run(pipe: Any, what: tuple[Any, ...], prompt: str, seed: int, pipe_kwargs: Mapping[str, Any]) -> _Run:
+    """One run, accelerated by ``what``, if anything."""
     from .._diffusers import DenoiseClock
     from ..api import enable_acceleration
 
-    if not what:
-        with DenoiseClock(pipe) as clock:
-            frames = _generate(pipe, prompt, seed, pipe_kwargs)
-        stats = None
-    else:
-        with enable_acceleration(pipe, *what) as acceleration, DenoiseClock(pipe) as clock:
-            frames = _generate(pipe, prompt, seed, pipe_kwargs)
-            stats = acceleration.stats
+    with (
+        enable_acceleration(pipe, *what) if what else nullcontext() as acceleration,
+        DenoiseClock(pipe) as clock,
+        PeakMemory(device_of(pipe)) as memory,
+    ):
+        video = _generate(pipe, prompt, seed, pipe_kwargs)
+        stats = acceleration.stats if acceleration else None
     if not clock.seconds > 0:
         raise DitAccelError(
             f"The denoising loop of {type(pipe).__name__} took {clock.seconds} s: its denoiser was not called, so no "
             "speed can be measured. Check num_inference_steps, and that the pipeline uses its own transformer."
         )
-    return frames, clock.seconds, stats
+    return _Run(video, clock.seconds, stats, memory.nbytes)
 
 
 def _generate(pipe: Any, prompt: str, seed: int, pipe_kwargs: Mapping[str, Any]) -> Tensor:
@@ -200,20 +196,52 @@ def _generate(pipe: Any, prompt: str, seed: int, pipe_kwargs: Mapping[str, Any])
     return torch.from_numpy(np.asarray(videos[0], dtype=np.float32)).permute(0, 3, 1, 2).contiguous()
 
 
-def _sample(label: str, prompt: str, seed: int, speedup: float, values: dict[str, float], stats: Any) -> QualitySample:
-    # The union over denoisers and branches counts steps, also where two denoisers share a trajectory (Wan 2.2).
-    computed = {step for branches in stats.computed_steps.values() for steps in branches.values() for step in steps}
-    return QualitySample(
-        name=label,
-        prompt=prompt,
-        seed=seed,
-        computed_steps=len(computed),
-        num_steps=stats.num_steps,
-        speedup=speedup,
-        metrics=values,
-        density=stats.density,
-        cache_bytes_peak=stats.cache_bytes_peak,
-    )
+def _samples(runs: Mapping[str, _Run], prompt: str, seed: int, metrics: Sequence[str]) -> list[QualitySample]:
+    """The runs of one prompt and seed, each against the full one."""
+    full = runs[BASELINE]
+    samples = []
+    for label, run in runs.items():
+        if run is full:
+            continue
+        frames = {name: values_of_frames(name, full.video, run.video) for name in metrics}
+        # The union over denoisers and branches counts steps, also where two denoisers share a trajectory (Wan 2.2).
+        computed = {
+            step for branches in run.stats.computed_steps.values() for steps in branches.values() for step in steps
+        }
+        samples.append(
+            QualitySample(
+                name=label,
+                prompt=prompt,
+                seed=seed,
+                computed_steps=len(computed),
+                num_steps=run.stats.num_steps,
+                speedup=full.seconds / run.seconds,
+                metrics={name: statistics.fmean(values) for name, values in frames.items()},
+                density=run.stats.density,
+                cache_bytes_peak=run.stats.cache_bytes_peak,
+                peak_memory_bytes=run.peak_memory_bytes,
+                frames={name: tuple(map(_shortened, values)) for name, values in frames.items()},
+                steps=_letters(run.stats),
+            )
+        )
+    return samples
+
+
+def _letters(stats: Any) -> dict[str, dict[str, str]]:
+    """Denoiser -> branch -> one letter a step, see `QualitySample`."""
+    letters: dict[str, dict[str, list[str]]] = {}
+    kinds = ((REUSE, stats.reused_steps), (FULL, stats.computed_steps), (SPARSE, stats.sparse_steps))
+    for letter, by_denoiser in (*kinds, (PARTIAL, stats.partial_steps)):  # a later letter says more
+        for denoiser, branches in by_denoiser.items():
+            for branch, steps in branches.items():
+                line = letters.setdefault(denoiser, {}).setdefault(branch, [IDLE] * stats.num_steps)
+                for step in steps:
+                    line[step] = letter
+    return {name: {branch: "".join(line) for branch, line in lines.items()} for name, lines in letters.items()}
+
+
+def _shortened(value: float) -> float:
+    return float(f"{value:.{_FRAME_DIGITS}g}")
 
 
 def _row(label: str, samples: Sequence[QualitySample]) -> QualityRow:
@@ -227,7 +255,12 @@ def _row(label: str, samples: Sequence[QualitySample]) -> QualityRow:
         metrics={name: mean_and_error(sample.metrics[name] for sample in samples) for name in samples[0].metrics},
         density=statistics.fmean(densities) if densities else None,
         cache_bytes_peak=max(sample.cache_bytes_peak for sample in samples),
+        peak_memory_bytes=_largest(sample.peak_memory_bytes for sample in samples),
     )
+
+
+def _largest(sizes: Iterable[int | None]) -> int | None:
+    return max((size for size in sizes if size is not None), default=None)
 
 
 def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
@@ -236,45 +269,6 @@ def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
     mean = statistics.fmean(defined) if defined else math.nan
     error = statistics.stdev(defined) / math.sqrt(len(defined)) if len(defined) > 1 else math.nan
     return mean, error
-
-
-def _provenance(
-    pipe: Any,
-    plans: Mapping[str, tuple[Any, ...]],
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    pipe_kwargs: Mapping[str, Any],
-) -> dict[str, Any]:
-    return {
-        "pipeline": type(pipe).__name__,
-        "accelerations": {label: [str(item) for item in what] for label, what in plans.items()},
-        "prompts": list(prompts),
-        "seeds": list(seeds),
-        "inputs": json_value(pipe_kwargs),
-        "versions": {name.replace("-", "_"): _version(name) for name in ("torch", "diffusers", "dit-accel")},
-        "device": _device_name(pipe),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "unavailable_metrics": unavailable_metrics(),
-    }
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def _device_name(pipe: Any) -> str:
-    device = torch.device(getattr(pipe, "_execution_device", "cpu"))
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type != "cpu":
-        return str(device)
-    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on most Linux systems
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{(models or [platform.processor() or platform.machine()])[0]}, {torch.get_num_threads()} threads"
 
 
 def _progress_bar(total: int, shown: bool) -> Any:

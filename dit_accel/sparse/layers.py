@@ -177,7 +177,8 @@ class SparseLayer:
             key_mask=call.key_mask,
             scale=call.scale,
         )
-        assert info.pairs is not None
+        assert info.pairs is not None and denoiser.call is not None
+        denoiser.record.count_sparse(denoiser.call)
         denoiser.record.attention.note_sparse(denoiser.name, self._index, info.num_pairs_total, info.pairs, info.error)
         num_queries = call.query.shape[1]
         return out[:, -num_queries:] if self._text == "start" else out[:, :num_queries]

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from dit_accel.configs import LeMiCaConfig
 from dit_accel.errors import ConfigError, DitAccelError, MetricUnavailableError, UnknownPresetError
 from dit_accel.pipelines import wan
-from dit_accel.quality import QualityReport, evaluate, metrics
+from dit_accel.quality import QualityReport, evaluate, metrics, provenance
 from dit_accel.quality.report import mean_and_error
+from dit_accel.quality.videos import video_file
 from dit_accel.schedule import CacheSchedule
 
 from ..conftest import tiny_inputs
@@ -64,7 +64,15 @@ class Enabled:
         assert self.lab.active == self.name, "statistics are read before the acceleration is taken off"
         steps = {"transformer": {"cond": [0, 1], "uncond": [0, 1]}, "transformer_2": {"cond": [5]}}
         density = 0.5 if self.name == "third" else None
-        return SimpleNamespace(computed_steps=steps, num_steps=6, density=density, cache_bytes_peak=64)
+        return SimpleNamespace(
+            computed_steps=steps,
+            reused_steps={"transformer": {"cond": [2, 3, 4, 5], "uncond": [2, 3, 4]}},
+            partial_steps={"transformer": {"uncond": [5]}},
+            sparse_steps={"transformer": {"cond": [1]}},
+            num_steps=6,
+            density=density,
+            cache_bytes_peak=64,
+        )
 
 
 @pytest.fixture
@@ -80,6 +88,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
 
         def __exit__(self, *exc: object) -> None: ...
 
+    monkeypatch.setattr(provenance, "model_id", lambda pipe: "lab")
     for name, attributes in (("api", {"enable_acceleration": lab.enable}), ("_diffusers", {"DenoiseClock": Clock})):
         module = ModuleType(name)
         module.__dict__.update(attributes)
@@ -139,23 +148,40 @@ def test_report_is_saved_with_provenance(lab: Lab, tmp_path: Path) -> None:
     report = run(lab, {"mine": ("half", "third")}, out=tmp_path / "report.json", image=object())
     loaded = QualityReport.load(tmp_path / "report.json")
     assert loaded.to_dict() == report.to_dict()
-    provenance = loaded.provenance
-    assert provenance["pipeline"] == "Lab" and provenance["prompts"] == ["p", "q"] and provenance["seeds"] == [0, 1]
-    assert provenance["inputs"] == {"num_inference_steps": 6, "image": "<object>"}
-    assert provenance["accelerations"] == {"mine": ["half", "third"]}
-    assert set(provenance["versions"]) == {"torch", "diffusers", "dit_accel"}
-    assert provenance["device"] and provenance["date"]
-    assert set(provenance["unavailable_metrics"]) <= set(metrics.METRICS)
+    where = loaded.provenance
+    assert where["pipeline"] == "Lab" and where["prompts"] == ["p", "q"] and where["seeds"] == [0, 1]
+    assert where["inputs"] == {"num_inference_steps": 6, "image": "<object>"}
+    assert where["accelerations"] == {"mine": ["half", "third"]} and where["model"] == "lab"
+    assert set(where["versions"]) == {"torch", "diffusers", "dit_accel"}
+    assert where["device"] and where["date"]
+    assert set(where["unavailable_metrics"]) <= set(metrics.METRICS)
 
 
-def test_keep_videos_gets_every_video(lab: Lab) -> None:
-    kept: list[tuple[Any, ...]] = []
+def test_videos_are_kept_as_files_with_their_differences(lab: Lab, tmp_path: Path) -> None:
+    report = run(lab, ["half", "third"], ["p", "q"], seeds=[1], videos=tmp_path / "kept", fps=6)
+    assert report.videos == tmp_path / "kept" and report.provenance["fps"] == 6
+    names = sorted(file.name for file in (tmp_path / "kept").iterdir())
+    assert names == sorted(
+        video_file(prompt, 1, label, is_difference=is_difference)
+        for prompt in (0, 1)
+        for label in (0, 1, 2)
+        for is_difference in (False, True)
+        if label or not is_difference
+    )
 
-    def keep(label: str, prompt: str, seed: int, video: Tensor) -> None:
-        kept.append((label, prompt, seed, tuple(video.shape), video.dtype))
 
-    run(lab, ["half"], ["p"], seeds=[1], keep_videos=keep)
-    assert kept == [(label, "p", 1, (2, 3, 16, 12), torch.float32) for label in ("baseline", "half")]
+def test_what_each_step_did_and_the_values_of_frames_are_kept(lab: Lab) -> None:
+    (sample,) = run(lab, ["half"], ["p"], seeds=[0]).samples
+    assert sample.steps == {
+        "transformer": {"cond": "FSRRRR", "uncond": "FFRRRP"},
+        "transformer_2": {"cond": "-----F"},
+    }
+    assert sample.frames["psnr"] == pytest.approx((20, 20), abs=1e-3)
+    assert sample.metrics["psnr"] == pytest.approx(20, abs=1e-3)
+
+
+def test_the_full_runs_are_in_the_provenance(lab: Lab) -> None:
+    assert run(lab).provenance["baseline"] == {"denoise_seconds": 12.0, "peak_memory_bytes": None}
 
 
 @pytest.mark.parametrize(
@@ -175,6 +201,8 @@ def test_keep_videos_gets_every_video(lab: Lab) -> None:
         ({"output_type": "pil"}, "got output_type. Leave"),
         ({"out": "no/such/folder/report.json"}, "Create it first"),
         ({"out": "."}, "is a folder"),
+        ({"fps": 0}, "fps must be an integer from 1 to 240"),
+        ({"videos": "/dev/null/videos"}, "cannot be made"),
     ],
 )
 def test_bad_arguments_are_found_before_anything_is_generated(lab: Lab, changes: dict[str, Any], words: str) -> None:
