@@ -1,0 +1,17 @@
+"""The generated regions of the documentation: a name, and the function that writes it from committed data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import commands, configs, model, planner, quality, sparse, support
+
+REGIONS: dict[str, Callable[[], str]] = {
+    **quality.REGIONS,
+    **planner.REGIONS,
+    **sparse.REGIONS,
+    **support.REGIONS,
+    **configs.REGIONS,
+    **model.REGIONS,
+    **commands.REGIONS,
+}

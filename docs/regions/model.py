@@ -1,0 +1,45 @@
+"""The embedded model: how large it is and how well it draws."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from .data import ROOT, dated, read
+from .markdown import percent, table
+
+_FOLDER = ROOT / "pipelines" / "digits_wan"
+_COMMAND = "make train-demo-model"
+_SHOWN = ("colour", "background", "motion", "digit", "all")
+
+
+def size() -> str:
+    """Blocks and trained parameters, from the weights."""
+    config = read(_FOLDER / "weights" / "transformer" / "config.json")
+    count = num_parameters(_FOLDER / "weights" / "transformer" / "diffusion_pytorch_model.safetensors")
+    return f"`digits-wan` has {config['num_layers']} blocks and {count / 1e6:.2f} M trained parameters."
+
+
+def num_parameters(path: Path) -> int:
+    """Numbers in a safetensors file, read off its header."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def scores() -> str:
+    """The scorer's shares."""
+    found = read(_FOLDER / "scores.json")
+    rows = [
+        [f"{label}, {found[clips]} clips", *(percent(found[key][name], 1) for name in _SHOWN)]
+        for label, key, clips in (
+            ("generated from held-out prompts", "generated", "clips"),
+            ("rendered ground truth", "ground_truth", "ground_truth_clips"),
+        )
+    ]
+    head = ["share of clips that show the asked …", *_SHOWN[:-1], "all four"]
+    return table(head, rows) + f"\n*`{_COMMAND}` · {dated(found, 'scores.json')}*\n"
+
+
+REGIONS = {"model-size": size, "model-scores": scores}

@@ -1,0 +1,223 @@
+"""How near accelerated videos are to the full run, and how much sooner they are there."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from dit_accel import CacheSchedule, QualityReport
+from dit_accel.quality.records import QualityRow
+
+from .data import PROFILES, DocumentationError, Result, dated, result
+from .markdown import code, mean, table, times
+
+BUDGETS = (25, 20, 17, 14)
+PRESET_OF = {25: "slow", 20: "medium", 17: "fast", 14: "ultra"}
+_REPORT = "offline_profiles/digits-wan/held-out.report.json"
+
+
+@cache
+def report() -> QualityReport:
+    """The report of the presets on held-out prompts."""
+    return QualityReport.load(PROFILES.parent / _REPORT)
+
+
+def report_row(name: str) -> QualityRow:
+    """A row of it."""
+    for row in report().rows:
+        if row.name == name:
+            return row
+    raise DocumentationError(f"{_REPORT} has no row {name!r}. Run `dit-accel demo --prompts 8 --seeds 2` again.")
+
+
+def report_source() -> str:
+    """The line below what comes from the report."""
+    found = report().provenance
+    prompts, seeds = len(found["prompts"]), len(found["seeds"])
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if name != "dit_accel")
+    command = f"dit-accel demo --prompts {prompts} --seeds {seeds}"
+    return f"*`{command}` · {dated(found, _REPORT)} · {found['device']}, {versions}*\n"
+
+
+def held_out_quality() -> str:
+    """The table of the report, and what it was measured on."""
+    found = report().provenance
+    inputs = found["inputs"]
+    text = (
+        f"{len(found['prompts'])} held-out prompts × {len(found['seeds'])} seeds, {inputs['num_inference_steps']} "
+        f"steps, guidance {inputs['guidance_scale']:g}, {inputs['width']} × {inputs['height']} pixels. Speed-up: wall "
+        "time of the denoising loop, full run over accelerated run, median over the pairs. Quality: against the same "
+        "seed's full run, mean ± standard error over the videos. `uniform-N` computes N evenly spread steps.\n\n"
+    )
+    missing = found["unavailable_metrics"]
+    unmeasured = f"Not measured, as its weights were not at hand: {', '.join(missing)}.\n\n" if missing else ""
+    return f"{text}{report().to_markdown()}\n{unmeasured}{report_source()}"
+
+
+def headline() -> str:
+    """One sentence: what the preset to begin with does."""
+    row = report_row("lemica-fast")
+    uniform = report_row(f"uniform-{row.computed_steps}")
+    psnr, uniform_psnr = (each.metrics["psnr"][0] for each in (row, uniform))
+    return (
+        f"On the embedded model `lemica-fast` computes {row.computed_steps} of {row.num_steps} steps and is "
+        f"{times(row.speedup)} faster; its videos are at {psnr:.1f} dB PSNR of the full run's, those of as many evenly "
+        f"spread steps at {uniform_psnr:.1f} dB ({row.num_videos} held-out videos).\n\n{report_source()}"
+    )
+
+
+def step_quality() -> str:
+    """Presets and rivals at equal computed steps."""
+    rivals, planned = result("step_quality_rivals"), result("step_quality_planned")
+    rows: dict[str, list[dict[str, float]]] = {
+        "`lemica-*`": [planned.figures(f"lemica-{PRESET_OF[budget]}") for budget in BUDGETS],
+        'planned from one prompt, `mode="estimate"`': [planned.figures(f"estimate-{budget}") for budget in BUDGETS],
+        "LeMiCa as in its paper (exhaustive, held)": [planned.figures(f"hold-{PRESET_OF[b]}") for b in BUDGETS],
+    }
+    names = list(dict.fromkeys(row["subject"] for row in rivals.rows))
+    others = {name: [_at(rivals, name, budget) for budget in BUDGETS] for name in names}
+    rows |= dict(sorted(others.items(), key=lambda item: -item[1][0]["psnr_db"]))
+    best = [max(found[column].get("psnr_db", 0.0) for found in rows.values()) for column in range(len(BUDGETS))]
+    cells = [
+        [name, *(_step_cell(found[k], budget, best[k]) for k, budget in enumerate(BUDGETS))]
+        for name, found in rows.items()
+    ]
+    videos = {int(row["figures"]["videos"]) for row in (*rivals.rows, *planned.rows)}
+    return (
+        f"PSNR (dB) / ST-LPIPS against the full run at equal computed steps, mean over {_only(videos)} held-out "
+        "videos. Each rival was tuned on other prompts to compute at least as many steps; – : it cannot compute so "
+        "few. Bold: the highest PSNR.\n\n"
+        + table(["method", *(f"{budget} of 50 steps" for budget in BUDGETS)], cells)
+        + f"\n{rivals.source}\n{planned.source}"
+    )
+
+
+def _at(rivals: Result, name: str, budget: int) -> dict[str, float]:
+    """Its figures, or none if it cannot reach the budget."""
+    (row,) = [row for row in rivals.rows if row["subject"] == name and row["setting"]["budget"] == budget]
+    return {} if "note" in row["setting"] else dict(row["figures"])
+
+
+def _step_cell(figures: dict[str, float], budget: int, best: float) -> str:
+    if not figures:
+        return "–"
+    lpips = figures["st_lpips"]
+    text = f"{figures['psnr_db']:.1f} / {lpips:.5f}" if lpips < 1e-4 else f"{figures['psnr_db']:.1f} / {lpips:.4f}"
+    steps = f" ({figures['computed_steps']:.0f} steps)" if figures["computed_steps"] >= budget + 0.5 else ""
+    return (f"**{text}**" if figures["psnr_db"] == best else text) + steps
+
+
+def dbcache_quality() -> str:
+    """The presets of DBCache beside cache-dit."""
+    found = result("dbcache_quality")
+    rows = []
+    for name in ("dbcache-slow", "dbcache-medium", "dbcache-fast"):
+        ours = found.figures(f"dit_accel {name}")
+        theirs = [found.figures(f"{label} like {name}") for label in ("cache-dit", "cache-dit TaylorSeer")]
+        psnr = [mean(each["psnr_db"], each["psnr_standard_error_db"]) for each in (ours, *theirs)]
+        rows.append([code(name), f"{ours['computed_steps']:.1f} / 50", times(ours["speedup"]), *psnr])
+    videos = _only({int(row["figures"]["videos"]) for row in found.rows})
+    return (
+        f"PSNR (dB) against the full run, mean ± standard error over {videos} held-out videos. cache-dit has the same "
+        "probe block, warmup and limit, and a threshold searched so that it computes at least as many steps.\n\n"
+        + table(["preset", "computed steps", "speed-up", "PSNR", "cache-dit", "cache-dit, TaylorSeer"], rows)
+        + f"\n{found.source}"
+    )
+
+
+def joint_plans() -> str:
+    """The presets that were planned in milliseconds."""
+    found = result("step_quality_planned")
+    rows = []
+    for name in ("planned-slow", "planned-fast"):
+        schedule, figures = CacheSchedule.resolve(f"digits-wan/{name}"), found.figures(name)
+        partial = len(schedule.partial.steps) if schedule.partial else 0
+        sparse = len(schedule.sparse.steps) if schedule.sparse else 0
+        reused = schedule.num_steps - schedule.budget - partial
+        rows.append(
+            [
+                code(name),
+                *map(str, (schedule.budget - sparse, sparse, partial, reused)),
+                times(schedule.provenance["speedup"]),
+                times(figures["speedup"]),
+                mean(figures["psnr_db"], figures["psnr_standard_error_db"]),
+            ]
+        )
+    head = ["preset", "full", "sparse", "partial", "reused", "planned speed-up", "measured speed-up", "PSNR (dB)"]
+    return table(head, rows) + f"\n{found.source}"
+
+
+def objectives() -> str:
+    """Lexicographic minimax beside the sum of squares."""
+    found = result("step_quality_planned")
+    kinds = {
+        "lexicographic minimax": [f"lemica-{PRESET_OF[budget]}" for budget in BUDGETS],
+        "sum of squares": [f"sum2-{budget}" for budget in BUDGETS],
+    }
+    rows = []
+    for label, names in kinds.items():
+        figures = [found.figures(name) for name in names]
+        rows.append([label, *(mean(each["psnr_db"], each["psnr_standard_error_db"]) for each in figures)])
+    return (
+        f"PSNR (dB) on {_videos(found)} held-out videos, mean ± standard error.\n\n"
+        + table(["objective", *(f"{budget} of 50 steps" for budget in BUDGETS)], rows)
+        + f"\n{found.source}"
+    )
+
+
+def polish() -> str:
+    """What whole runs add to a plan."""
+    found = result("step_quality_polished")
+    rows = []
+    for name in sorted({row["subject"] for row in found.rows}, key=lambda name: (-_number(name), name)):
+        figures = found.figures(name)
+        (row,) = [row for row in found.rows if row["subject"] == name]
+        runs = str(row["setting"].get("polish_rollouts", 0))
+        psnr = mean(figures["psnr_db"], figures["psnr_standard_error_db"])
+        rows.append([f"{figures['computed_steps']:.0f} of 50", runs, psnr, f"{figures['st_lpips']:.4f}"])
+    return (
+        table(["computed steps", "whole runs spent", "PSNR (dB)", "ST-LPIPS"], rows)
+        + f"\n*The schedules: `python benchmarks/planner_schedules.py FOLDER --polish 20`. {found.source[1:]}"
+    )
+
+
+def resample() -> str:
+    """A graph of 50 steps used for 30, beside a fresh profile."""
+    found = result("planner_transfer")
+    rows = []
+    for budget in sorted({_number(row["subject"]) for row in found.rows}, reverse=True):
+        pair = [found.figures(f"{kind} {budget}") for kind in ("resampled", "fresh")]
+        steps = next(row["setting"]["num_steps"] for row in found.rows)
+        rows.append([f"{budget} of {steps}", *(mean(x["psnr_db"], x["psnr_standard_error_db"]) for x in pair)])
+    return (
+        f"PSNR (dB) on {_videos(found)} held-out videos, mean ± standard error.\n\n"
+        + table(["computed steps", "resampled from 50 steps", "profiled afresh"], rows)
+        + f"\n{found.source}"
+    )
+
+
+def _number(name: str) -> int:
+    return int(re.findall(r"\d+$", name)[0])
+
+
+def _videos(found: Result) -> int:
+    return _only({int(row["figures"]["videos"]) for row in found.rows})
+
+
+def _only(values: set[int]) -> int:
+    """The one number that all rows share."""
+    if len(values) != 1:
+        raise DocumentationError(f"The rows of one table are over different numbers of videos: {sorted(values)}.")
+    return values.pop()
+
+
+REGIONS = {
+    "headline": headline,
+    "held-out-quality": held_out_quality,
+    "step-quality": step_quality,
+    "dbcache-quality": dbcache_quality,
+    "joint-plans": joint_plans,
+    "objectives": objectives,
+    "polish": polish,
+    "resample": resample,
+}
