@@ -26,7 +26,7 @@ from dit_accel import ErrorGraph
 from dit_accel.profiling.planner import plan_all
 from dit_accel.profiling.request import ProfileJob
 from dit_accel.profiling.rollout import Batch, Rollout
-from dit_accel.profiling.search import lazy_search
+from dit_accel.profiling.search import estimate_search, lazy_search
 
 PROFILES = Path(__file__).parents[1] / "offline_profiles"
 BUDGETS = range(10, 31)
@@ -77,6 +77,19 @@ def row(subject: str, job: ProfileJob, exact: ErrorGraph, lazy: ErrorGraph) -> R
     )
 
 
+def estimate_row(job: ProfileJob, lazy: ErrorGraph) -> Row:
+    """The steps of a profile of one video that rolls out nothing but what the gains take."""
+    assert lazy.model is not None
+    wanted = next(estimate_search(replace(job, mode="estimate"), replace(lazy.model, gains=())))
+    steps = job.num_steps + sum(rollout.cost_steps(job.num_steps) for rollout in wanted)
+    return Row(
+        question="planner_cost",
+        subject="estimate",
+        setting={"videos": 1},
+        figures={"rollouts": len(wanted), "steps": steps, "generations_a_video": steps / job.num_steps},
+    )
+
+
 def solve_row(num_steps: int, longest: int) -> Row:
     """Seconds to plan every budget of a random graph."""
     chance = random.Random(0)
@@ -104,6 +117,7 @@ def main() -> None:
     job = ProfileJob((Batch(("prompt",), 0),), exact.num_steps, 8, {}, "lazy", budgets=tuple(BUDGETS))
     rows = [row("all budgets", replace(job, safety=safety), exact, lazy) for safety in SAFETIES]
     rows += [row(f"budget {budget}", replace(job, budgets=(budget,)), exact, lazy) for budget in BUDGETS]
+    rows += [estimate_row(job, lazy)]
     rows += [solve_row(100, 8), solve_row(100, 99)]
     write_rows(rows, args.out, machine=platform.processor() or platform.machine())
 
