@@ -100,11 +100,6 @@ def values_of_frames(name: str, video_a: Tensor, video_b: Tensor) -> list[float]
     return _BY_FRAME[name](video_a, video_b)
 
 
-def is_higher_better(name: str) -> bool:
-    """Whether a higher value of this metric of `METRICS` means closer to the reference."""
-    return name in ("psnr", "psnr_moving", "ssim")
-
-
 def check_metrics(names: Iterable[str]) -> None:
     """Make sure that every metric of ``names`` can be computed, loading (or downloading) what it needs.
 

@@ -17,6 +17,8 @@ VERSION = 2  # version 1 had no values of frames, no steps and no peak memory
 MAX_FILE_BYTES = 64 << 20
 _KEYS = ("rows", "provenance", "samples")
 UNITS = {"psnr": " (dB)", "psnr_moving": " (dB)"}
+_DIGITS = {"psnr": 2, "psnr_moving": 2, "ssim": 4}
+_OTHER_DIGITS = 5  # of distances, which may be small
 # What a step did, in the strings of `QualitySample.steps`.
 FULL, SPARSE, PARTIAL, REUSE, IDLE = "FSPR-"
 _Record = TypeVar("_Record", "QualityRow", "QualitySample")
@@ -144,10 +146,10 @@ class QualityReport:
             cells = [
                 row.name.replace("|", "\\|"),
                 f"{row.computed_steps} / {row.num_steps}",
-                _number(row.speedup, 2, "×"),
+                number_text(row.speedup, 2, "×"),
             ]
-            cells += [_mean_and_error(name, *row.metrics.get(name, (math.nan, math.nan))) for name in names]
-            cells += [_number(row.density, 3)] * sparse + [str(row.num_videos)]
+            cells += [metric_text(name, *row.metrics.get(name, (math.nan, math.nan))) for name in names]
+            cells += [number_text(row.density, 3)] * sparse + [str(row.num_videos)]
             lines.append(cells)
         return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
@@ -190,13 +192,15 @@ def json_value(value: object) -> Any:
     return f"<{type(value).__qualname__}>"
 
 
-def _number(value: float | None, digits: int, unit: str = "") -> str:
+def number_text(value: float | None, digits: int, unit: str = "") -> str:
+    """A number for people; a dash for None and NaN."""
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}{unit}"
 
 
-def _mean_and_error(name: str, mean: float, error: float) -> str:
-    digits = 2 if name in UNITS else 4
-    return _number(mean, digits) + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
+def metric_text(name: str, mean: float, error: float = math.nan) -> str:
+    """A metric's value for people, with its standard error if there is one."""
+    digits = _DIGITS.get(name, _OTHER_DIGITS)
+    return number_text(mean, digits) + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
 
 
 def _records(kind: type[_Record], entries: object, origin: str, version: int) -> tuple[_Record, ...]:
