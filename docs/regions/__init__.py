@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import commands, configs, model, planner, quality, sparse, support
+from . import commands, configs, model, notebooks, planner, quality, sparse, support
 
 REGIONS: dict[str, Callable[[], str]] = {
     **quality.REGIONS,
@@ -14,4 +14,5 @@ REGIONS: dict[str, Callable[[], str]] = {
     **configs.REGIONS,
     **model.REGIONS,
     **commands.REGIONS,
+    **notebooks.REGIONS,
 }
