@@ -61,7 +61,7 @@ TABLE = (
         for name in ("layers", "install")
     ),
     Row("scheduled", (*BASE, "installation", "cache.install", "cache.policies", "sparse.install")),
-    *(Row(name, ANY, ANY) for name in ("profiling", "quality.report", "showcase", "cli")),
+    *(Row(name, ANY, ANY) for name in ("profiling", "quality.report", "showcase", "cli", "bench", "self_test")),
     Row("profiling.residual_model", (*BASE, "cache.forecast"), ("numpy",)),
     Row("profiling.step_actions", ("errors", "documents")),
     Row("profiling.error_graph", (*BASE, *GRAPH[:2]), (), (*GRAPH, "profiling.graph_plot", "networkx")),
@@ -81,7 +81,7 @@ TABLE = (
 # The insides of diffusers: hooks, and the attention dispatcher. Only the package _diffusers may know of them.
 SEAM = ("diffusers.hooks", "diffusers.models.attention_dispatch")
 SEAM_ATTRIBUTE = "_diffusers_hook"
-MAY_PRINT = ("cli", "pipelines.digits_wan.build", "pipelines.digits_wan.train")
+MAY_PRINT = ("pipelines.digits_wan.build", "pipelines.digits_wan.train")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``dit-accel plan`` under milliseconds and speed-ups, and for other steps than were profiled."""
+"""``dit-accel plan``: budgets, milliseconds and speed-ups, and other steps than were profiled."""
 
 from __future__ import annotations
 
@@ -15,17 +15,7 @@ from dit_accel.profiling.residual_model import ResidualModel
 from dit_accel.profiling.step_actions import StepActions
 from dit_accel.schedule import CacheSchedule
 
-from .shell import Shell, save_graph
-
-
-@pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(capsys)
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> str:
-    return save_graph(tmp_path)
+from .shell import Shell
 
 
 @pytest.fixture
@@ -50,6 +40,36 @@ def model_graph(tmp_path: Path) -> str:
     edges = {(i, j): model.estimate(i, j, "hold") for i in range(6) for j in range(i + 2, min(i + 5, 8))}
     ErrorGraph(num_steps, edges, model=model, provenance={"scheduler": {"shift": 3.0}}).save(path)
     return str(path)
+
+
+def test_plan(shell: Shell, graph: str, tmp_path: Path) -> None:
+    assert shell.ok("plan", graph, "--budget", "3") == "0 2 4\n"
+    out = tmp_path / "s.json"
+    found = json.loads(shell.ok("plan", graph, "--budget", "4", "--out", str(out), "--json"))
+    assert found["num_steps"] == 5 and tuple(found["compute_steps"]) == CacheSchedule.load(out).compute_steps
+    # errors 2 and 1 against 0 and 3: a small power favours the path with the zero
+    assert shell.ok("plan", graph, "--budget", "3", "--objective", "sum-power", "--power", "0.01") == "0 1 4\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--budget", "2"], "GraphError: No path of 2 full steps"),
+        (["--budget", "3", "--objective", "best"], "objective='best' is not allowed"),
+        (["--budget", "3", "--objective", "sum-power", "--power", "nan"], "power must be a finite number above 0"),
+        (["--budget", "3", "--out", "no/such/folder/s.json"], "The schedule cannot be written to"),
+        (["--budget", "3", "--out", "."], "The schedule cannot be written to"),
+    ],
+)
+def test_plan_errors(shell: Shell, graph: str, arguments: list[str], words: str) -> None:
+    assert words in shell.fails("plan", graph, *arguments)
+
+
+def test_plan_of_what_is_no_graph(shell: Shell, tmp_path: Path) -> None:
+    assert "There is no error graph file" in shell.fails("plan", str(tmp_path / "absent.json"), "--budget", "3")
+    assert "is a directory" in shell.fails("plan", str(tmp_path), "--budget", "3")
+    (tmp_path / "s.json").write_text(CacheSchedule(5, (0, 2)).to_json())
+    assert "not a dit_accel.error_graph file" in shell.fails("plan", str(tmp_path / "s.json"), "--budget", "3")
 
 
 def test_plan_under_a_time(shell: Shell, timed: str, tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""``dit-accel bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .help_texts import arguments
+from .options import (
+    DEMO,
+    Device,
+    Dtype,
+    Inputs,
+    Overrides,
+    Pipeline,
+    Presets,
+    Steps,
+    accelerations,
+    load_pipeline,
+    pipeline_inputs,
+)
+from .output import Result, Table
+
+if TYPE_CHECKING:
+    from ..bench import SpeedRow
+
+_BENCH = arguments("bench", "measure_speed")
+_PROMPT = "a red seven moving left on navy"
+
+
+def bench(
+    *,
+    pipeline: Pipeline = DEMO,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    presets: Presets = None,
+    overrides: Overrides = None,
+    prompt: Annotated[str, typer.Option(help=_BENCH["prompt"].text)] = _PROMPT,
+    seed: Annotated[int, typer.Option(help=_BENCH["seed"].text)] = 0,
+    steps: Steps = 50,
+    repeats: Annotated[int, typer.Option(min=1, help=_BENCH["repeats"].text)] = 3,
+    inputs: Inputs = "{}",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write the rows as JSON, as those of benchmarks/ are.")
+    ] = None,
+    progress: bool,
+) -> Result:
+    """Measure the speed of presets, without a look at quality."""
+    if not presets:
+        raise typer.BadParameter("name at least one preset.", param_hint="'--presets'")
+    call = {**pipeline_inputs(pipeline, inputs), "num_inference_steps": steps}
+    pipe = load_pipeline(pipeline, dtype, device)
+    from ..bench import measure_speed, save_rows
+    from ..quality.provenance import device_name, device_of
+
+    rows = measure_speed(
+        pipe,
+        accelerations(pipe, presets, overrides or []),
+        prompt,
+        seed=seed,
+        repeats=repeats,
+        progress=progress,
+        **call,
+    )
+    machine = device_name(device_of(pipe))
+    if out is not None:
+        save_rows(out, rows, machine=machine)
+    head = ["name", "seconds", "speed-up", "p20 to p80", "full steps", "cache", "peak memory"]
+    return Result(
+        {"machine": machine, "rows": rows},
+        [
+            Table(head, [_cells(row) for row in rows]),
+            f"Seconds of the denoising loop and its ratios, medians over {repeats} rounds on {machine}.",
+        ],
+    )
+
+
+def _cells(row: SpeedRow) -> list[str]:
+    figures = row.figures
+    memory = _mebibytes(figures["peak_memory_bytes"]) if "peak_memory_bytes" in figures else "not measured"
+    if "speedup" not in figures:
+        return [row.subject, f"{figures['seconds']:.3f}", "", "", "all", "", memory]
+    return [
+        row.subject,
+        f"{figures['seconds']:.3f}",
+        f"{figures['speedup']:.2f}×",
+        f"{figures['speedup_p20']:.2f} to {figures['speedup_p80']:.2f}",
+        f"{figures['full_steps']:.0f} / {figures['num_steps']:.0f}",
+        _mebibytes(figures["cache_bytes_peak"]),
+        memory,
+    ]
+
+
+def _mebibytes(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB"

@@ -1,0 +1,157 @@
+"""Options that several commands share, and what their texts mean."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..documents import quoted, read_json_file
+from ..errors import ConfigError
+from .output import status
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from ..configs import Config
+
+DEMO = "demo"
+_MAX_PROMPTS_BYTES = 1 << 20
+# Arguments that the library functions take for themselves, which --inputs must not set.
+_OWN = (
+    "pipe",
+    "accelerations",
+    "prompts",
+    "seeds",
+    "metrics",
+    "out",
+    "videos",
+    "fps",
+    "warmup",
+    "progress",
+    "repeats",
+)
+
+SOURCE_HELP = 'the pipeline: "demo", a diffusers directory or a hub id.'
+Pipeline = Annotated[str, typer.Option(help=SOURCE_HELP)]
+Dtype = Annotated[str, typer.Option(help="dtype of its weights, as torch calls it, e.g. bfloat16.")]
+Device = Annotated[str, typer.Option(help="where it runs, as torch calls it, e.g. cuda.")]
+Steps = Annotated[int, typer.Option(min=1, help="denoising steps of every run.")]
+Inputs = Annotated[
+    str,
+    typer.Option(
+        metavar="JSON",
+        help="further arguments of the pipeline as a JSON object, e.g. '{\"height\": 480}'. Those of the embedded "
+        "model are known.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="change a field of the presets' configs, e.g. forecast=taylor1; every preset must have it. "
+        "'dit-accel presets --fields' lists them.",
+    ),
+]
+
+
+def complete_preset(incomplete: str) -> list[str]:
+    """Completions of presets joined by ``+``: every name that ships, as loading the pipeline would take too long."""
+    from ..registry import all_specs
+
+    before, plus, last = incomplete.rpartition("+")
+    families = all_specs()
+    names = {name for spec in families for name in spec.all_presets}
+    names |= {name for spec in families for variant in spec.variants for name in variant.presets}
+    return [before + plus + name for name in sorted(names) if name.startswith(last)]
+
+
+Presets = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME ...",
+        help="presets of the pipeline; a+b joins two. 'dit-accel presets' lists them.",
+        autocompletion=complete_preset,
+    ),
+]
+
+
+def load_pipeline(source: str, dtype: str = "float32", device: str = "cpu") -> DiffusionPipeline:
+    """The pipeline, which shows no progress of its own."""
+    with status(f"Loading {source}"), ExitStack() as restore:
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
+        from ..profiling import job_file
+
+        for logging in (diffusers_logging, transformers_logging):
+            if logging.is_progress_bar_enabled():  # it would tear the line of the status
+                logging.disable_progress_bar()
+                restore.callback(logging.enable_progress_bar)
+        pipe = job_file.load_pipeline(source, dtype, device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def pipeline_inputs(source: str, text: str) -> dict[str, Any]:
+    """What ``--inputs`` holds, over what the embedded model was made for; `ConfigError` if it is no JSON object."""
+    from ..demo import DEMO_INPUTS
+
+    example = "Example: --inputs '{\"height\": 480}'"
+    try:
+        inputs = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise ConfigError(f"--inputs is not valid JSON: {problem}. {example}") from None
+    if not isinstance(inputs, dict):
+        raise ConfigError(f"--inputs must be a JSON object, got {quoted(inputs)}. {example}")
+    taken = sorted({*_OWN, "num_inference_steps"} & set(inputs))
+    if taken:
+        raise ConfigError(f"--inputs holds arguments of the pipeline only, got {', '.join(taken)}.")
+    return {**(DEMO_INPUTS if source == DEMO else {}), **inputs}
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a text file that are not empty."""
+    lines = read_json_file(path, _MAX_PROMPTS_BYTES, ConfigError, "prompts").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
+    """``["top_p=0.8", "forecast=hold"]`` -> field -> value: JSON, or as Python writes it, or else the text itself."""
+    overrides = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"--set {quoted(assignment)} sets nothing. Write FIELD=VALUE, e.g. --set top_p=0.8")
+        overrides[name] = _value(text)
+    return overrides
+
+
+def _value(text: str) -> Any:
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError):
+            value = read(text)
+            return tuple(value) if isinstance(value, list) else value
+    return text
+
+
+def configs_of(pipe: DiffusionPipeline, preset: str, overrides: dict[str, Any]) -> tuple[Config, ...]:
+    """The configs that a preset, with fields replaced, puts in force on ``pipe``, which is left as it was."""
+    from ..api import enable_acceleration
+
+    with enable_acceleration(pipe, preset, **overrides) as acceleration:
+        return acceleration.configs
+
+
+def accelerations(pipe: DiffusionPipeline, presets: Sequence[str], assignments: Sequence[str]) -> dict[str, Any]:
+    """Label -> preset, or its configs if fields are replaced: then the label says so."""
+    overrides = parse_overrides(assignments)
+    if not overrides:
+        return {preset: preset for preset in presets}
+    return {", ".join([preset, *assignments]): configs_of(pipe, preset, overrides) for preset in presets}

@@ -1,0 +1,44 @@
+"""``dit-accel profile``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .help_texts import arguments
+from .output import Result, status
+
+_JOB = arguments("profiling.job_file", "run_job")
+
+
+def profile(
+    job: Annotated[Path, typer.Argument(help="TOML file; those in offline_profiles/jobs/ have comments.")],
+    workdir: Annotated[
+        Path | None, typer.Option(help=_JOB["workdir"].text, show_default="in the user's cache")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help=_JOB["out"].text, show_default="WORKDIR/profile")] = None,
+    polish: Annotated[int, typer.Option(metavar="N", help=_JOB["rollouts"].text)] = 0,
+    workers: Annotated[int, typer.Option(help=_JOB["num_workers"].text)] = 1,
+    *,
+    progress: bool,
+) -> Result:
+    """Measure an error graph and plan schedules. Run it again after an interruption: it goes on where it was."""
+    with status("Starting"):
+        from ..profiling.job_file import JobFile, run_job
+
+    found = JobFile.load(job)
+    workdir = workdir or cache_dir() / "profiles" / found.name
+    graph, schedules = run_job(found, workdir, out or workdir / "profile", workers, rollouts=polish, progress=progress)
+    lines = [f"{path}: {schedule.budget} of {schedule.num_steps} steps" for path, schedule in schedules.items()]
+    return Result(
+        {"rollout_steps": graph.rollout_steps, "schedules": list(schedules)},
+        [f"{graph.rollout_steps:,} full denoiser steps, {len(graph.edges)} edges", *lines],
+    )
+
+
+def cache_dir() -> Path:
+    """The user's cache directory for dit_accel."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dit_accel"
