@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import commands, configs, model, notebooks, planner, quality, sparse, support
+from . import commands, configs, lines, model, notebooks, planner, quality, sparse, support
 
 REGIONS: dict[str, Callable[[], str]] = {
+    **lines.REGIONS,
     **quality.REGIONS,
     **planner.REGIONS,
     **sparse.REGIONS,

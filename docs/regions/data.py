@@ -75,6 +75,11 @@ class Result:
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items() if name != "dit-accel")
         return f"*`{COMMANDS[self.name]}` · {self.date} · {self.machine}, {versions}*\n"
 
+    @property
+    def note(self) -> str:
+        """Command and day in parentheses, for the end of a sentence."""
+        return f"(`{COMMANDS[self.name]}`, {self.date})"
+
 
 @cache
 def result(name: str) -> Result:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from .data import ROOT, dated, read
 from .markdown import percent, table
 
-_FOLDER = ROOT / "pipelines" / "digits_wan"
-_COMMAND = "make train-demo-model"
+FOLDER = ROOT / "pipelines" / "digits_wan"
+TRAINING = "make train-demo-model"
 _SHOWN = ("colour", "background", "motion", "digit", "all")
 
 
 def size() -> str:
     """Blocks and trained parameters, from the weights."""
-    config = read(_FOLDER / "weights" / "transformer" / "config.json")
-    count = num_parameters(_FOLDER / "weights" / "transformer" / "diffusion_pytorch_model.safetensors")
+    config = read(FOLDER / "weights" / "transformer" / "config.json")
+    count = num_parameters(FOLDER / "weights" / "transformer" / "diffusion_pytorch_model.safetensors")
     return f"`digits-wan` has {config['num_layers']} blocks and {count / 1e6:.2f} M trained parameters."
 
 
@@ -28,9 +29,14 @@ def num_parameters(path: Path) -> int:
     return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
+def read_scores() -> dict[str, Any]:
+    """What the scorer found when the model was built."""
+    return read(FOLDER / "scores.json")
+
+
 def scores() -> str:
     """The scorer's shares."""
-    found = read(_FOLDER / "scores.json")
+    found = read_scores()
     rows = [
         [f"{label}, {found[clips]} clips", *(percent(found[key][name], 1) for name in _SHOWN)]
         for label, key, clips in (
@@ -39,7 +45,7 @@ def scores() -> str:
         )
     ]
     head = ["share of clips that show the asked …", *_SHOWN[:-1], "all four"]
-    return table(head, rows) + f"\n*`{_COMMAND}` · {dated(found, 'scores.json')}*\n"
+    return table(head, rows) + f"\n*`{TRAINING}` · {dated(found, 'scores.json')}*\n"
 
 
 REGIONS = {"model-size": size, "model-scores": scores}

@@ -23,18 +23,21 @@ def graph(folder: str) -> ErrorGraph:
     return ErrorGraph.load(path)
 
 
+def generations(found: ErrorGraph) -> float:
+    """Full generations a video that a graph took."""
+    return found.rollout_steps / _videos(found) / found.num_steps
+
+
 def planner_cost() -> str:
     """Generations that each mode of `profile` takes."""
     found = result("planner_cost")
-    exhaustive, videos = graph("digits-wan-hold"), _videos(graph("digits-wan-hold"))
-    generations = exhaustive.rollout_steps / videos / exhaustive.num_steps
     all_budgets = found.figures("all budgets", safety=DEFAULT_SAFETY)
     single = [row["figures"] for row in found.rows if row["subject"].startswith("budget ")]
     costs = [figures["generations_a_video"] for figures in single]
     agreed = sum(figures["agreement"] == 1 for figures in single)
     agreed_of_all = f"{all_budgets['agreement'] * all_budgets['budgets']:.0f} of {all_budgets['budgets']:.0f} budgets"
     rows = [
-        ['`"exact"`', "every edge measured", f"{generations:.0f}"],
+        ['`"exact"`', "every edge measured", f"{generations(graph('digits-wan-hold')):.0f}"],
         [
             '`"lazy"`, budgets 10 to 30 at once',
             f"the exhaustive ones for {agreed_of_all}",
@@ -113,7 +116,6 @@ def measured_profiles() -> str:
     rows = []
     for folder, command in GRAPHS.items():
         found = graph(folder)
-        videos = _videos(found)
         measured = len(found.edges) - len(found.estimated)
         rows.append(
             [
@@ -122,9 +124,9 @@ def measured_profiles() -> str:
                 f"{found.num_steps}",
                 f"{measured} of {len(found.edges)}",
                 ", ".join(dict.fromkeys(found.provenance.get("forecasts", ["hold"]))),
-                f"{videos}",
+                f"{_videos(found)}",
                 f"{found.rollout_steps:,}",
-                f"{found.rollout_steps / videos / found.num_steps:.0f}",
+                f"{generations(found):.0f}",
             ]
         )
     head = [
@@ -138,6 +140,15 @@ def measured_profiles() -> str:
         "generations a video",
     ]
     return table(head, rows, text_columns=2)
+
+
+def step_times() -> str:
+    """Milliseconds of each kind of step, as the joint planner has them."""
+    found = graph("digits-wan")
+    assert found.actions is not None
+    rows = [[name, f"{spent:.1f}"] for name, spent in found.actions.milliseconds.items()]
+    source = f"*`{GRAPHS['digits-wan']}` · {dated(found.provenance, 'digits-wan')}*\n"
+    return table(["step of the embedded model", "milliseconds"], rows) + f"\n{source}"
 
 
 def shipped() -> str:
@@ -193,6 +204,7 @@ REGIONS = {
     "planner-safety": planner_safety,
     "planner-time": planner_time,
     "planner-curve": planner_curve,
+    "step-times": step_times,
     "measured-profiles": measured_profiles,
     "shipped-schedules": shipped,
     "jobs": jobs,

@@ -13,13 +13,13 @@ from .markdown import code, mean, table, times
 
 BUDGETS = (25, 20, 17, 14)
 PRESET_OF = {25: "slow", 20: "medium", 17: "fast", 14: "ultra"}
-_REPORT = "offline_profiles/digits-wan/held-out.report.json"
+REPORT = "offline_profiles/digits-wan/held-out.report.json"
 
 
 @cache
 def report() -> QualityReport:
     """The report of the presets on held-out prompts."""
-    return QualityReport.load(PROFILES.parent / _REPORT)
+    return QualityReport.load(PROFILES.parent / REPORT)
 
 
 def report_row(name: str) -> QualityRow:
@@ -27,16 +27,20 @@ def report_row(name: str) -> QualityRow:
     for row in report().rows:
         if row.name == name:
             return row
-    raise DocumentationError(f"{_REPORT} has no row {name!r}. Run `dit-accel demo --prompts 8 --seeds 2` again.")
+    raise DocumentationError(f"{REPORT} has no row {name!r}. Run `{report_command()}` again.")
 
 
 def report_source() -> str:
     """The line below what comes from the report."""
     found = report().provenance
-    prompts, seeds = len(found["prompts"]), len(found["seeds"])
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if name != "dit_accel")
-    command = f"dit-accel demo --prompts {prompts} --seeds {seeds}"
-    return f"*`{command}` · {dated(found, _REPORT)} · {found['device']}, {versions}*\n"
+    return f"*`{report_command()}` · {dated(found, REPORT)} · {found['device']}, {versions}*\n"
+
+
+def report_command() -> str:
+    """What measures it again."""
+    found = report().provenance
+    return f"dit-accel demo --prompts {len(found['prompts'])} --seeds {len(found['seeds'])}"
 
 
 def held_out_quality() -> str:
@@ -52,18 +56,6 @@ def held_out_quality() -> str:
     missing = found["unavailable_metrics"]
     unmeasured = f"Not measured, as its weights were not at hand: {', '.join(missing)}.\n\n" if missing else ""
     return f"{text}{report().to_markdown()}\n{unmeasured}{report_source()}"
-
-
-def headline() -> str:
-    """One sentence: what the preset to begin with does."""
-    row = report_row("lemica-fast")
-    uniform = report_row(f"uniform-{row.computed_steps}")
-    psnr, uniform_psnr = (each.metrics["psnr"][0] for each in (row, uniform))
-    return (
-        f"On the embedded model `lemica-fast` computes {row.computed_steps} of {row.num_steps} steps and is "
-        f"{times(row.speedup)} faster; its videos are at {psnr:.1f} dB PSNR of the full run's, those of as many "
-        f"evenly spread steps at {uniform_psnr:.1f} dB ({row.num_videos} held-out videos).\n\n{report_source()}"
-    )
 
 
 def step_quality() -> str:
@@ -245,7 +237,6 @@ def _only(values: set[int]) -> int:
 
 
 REGIONS = {
-    "headline": headline,
     "held-out-quality": held_out_quality,
     "step-quality": step_quality,
     "dbcache-quality": dbcache_quality,

@@ -52,23 +52,6 @@ def svg2_speed() -> str:
     )
 
 
-def svg2_speed_line() -> str:
-    """From how many tokens on it pays, in a sentence."""
-    found = result("svg2_speed")
-    single = sorted(
-        (row["setting"]["tokens"], row["figures"]["speedup_to_sdpa"], row["figures"]["speedup"])
-        for row in found.rows
-        if row["setting"]["threads"] == 1
-    )
-    pays = next(tokens for tokens, _, fastest in single if fastest > 1)
-    tokens, to_sdpa, to_fastest = single[-1]
-    return (
-        f"On one CPU thread a call pays from {pays} tokens; at {tokens} it is {times(to_sdpa)} faster than "
-        f"`scaled_dot_product_attention`, and {times(to_fastest)} faster than the fastest dense path found.\n\n"
-        f"{found.source}"
-    )
-
-
 def svg2_error() -> str:
     """How far it is from dense attention, beside the published one."""
     found = result("svg2_error")
@@ -136,7 +119,6 @@ def cache_overhead() -> str:
 REGIONS = {
     "svg2-quality": svg2_quality,
     "svg2-speed": svg2_speed,
-    "svg2-speed-line": svg2_speed_line,
     "svg2-error": svg2_error,
     "backends": backends,
     "cache-overhead": cache_overhead,

@@ -1,0 +1,124 @@
+"""Figures in a sentence, each with its command and day."""
+
+from __future__ import annotations
+
+from .data import dated, result
+from .markdown import listed, percent, times
+from .model import FOLDER, TRAINING, read_scores
+from .planner import generations, graph
+from .quality import REPORT, report, report_command, report_row
+
+
+def headline() -> str:
+    """What the preset to begin with does."""
+    row, where = report_row("lemica-fast"), report().provenance
+    psnr, uniform_psnr = (each.metrics["psnr"][0] for each in (row, report_row(f"uniform-{row.computed_steps}")))
+    return (
+        f"On the embedded model `lemica-fast` computes {row.computed_steps} of {row.num_steps} steps and is "
+        f"{times(row.speedup)} faster; its videos are at {psnr:.1f} dB PSNR of the full run's, those of as many "
+        f"evenly spread steps at {uniform_psnr:.1f} dB; {row.num_videos} held-out videos, {where['device']} "
+        f"(`{report_command()}`, {dated(where, REPORT)})."
+    )
+
+
+def dbcache() -> str:
+    """What DBCache does without a profile."""
+    found = result("dbcache_quality")
+    ours, theirs = found.figures("dit_accel dbcache-medium"), found.figures("cache-dit TaylorSeer like dbcache-medium")
+    return (
+        f"Without a profile, `dbcache-medium` computes {ours['computed_steps']:.1f} of 50 steps, is "
+        f"{times(ours['speedup'])} faster and stays at {ours['psnr_db']:.1f} dB; cache-dit with TaylorSeer, tuned to "
+        f"as many steps, at {theirs['psnr_db']:.1f} dB {found.note}."
+    )
+
+
+def planner_cost() -> str:
+    """What a profile costs."""
+    found = result("planner_cost")
+    estimate = found.figures("estimate")["generations_a_video"]
+    single = [row["figures"]["generations_a_video"] for row in found.rows if row["subject"].startswith("budget ")]
+    return (
+        f"On the embedded model a plan takes {estimate:.1f} generations a video "
+        f'with `mode="estimate"`, {min(single):.0f} to {max(single):.0f} with `"lazy"` for one budget, and '
+        f"{generations(graph('digits-wan-hold')):.0f} if every edge is measured {found.note}."
+    )
+
+
+def polish() -> str:
+    """What whole runs add."""
+    found = result("step_quality_polished")
+    rises = []
+    for row in found.rows:
+        if row["subject"].startswith("polished"):
+            steps = row["setting"]["budget"]
+            before, after = found.figures(f"planned-{steps}")["psnr_db"], row["figures"]["psnr_db"]
+            rises.append(f"from {before:.1f} to {after:.1f} dB at {steps} steps")
+    (runs,) = {row["setting"]["polish_rollouts"] for row in found.rows if "polish_rollouts" in row["setting"]}
+    return f"With {runs} whole runs the PSNR on held-out prompts rose {listed(rises)} {found.note}."
+
+
+def resample() -> str:
+    """A graph used for another number of steps."""
+    found = result("planner_transfer")
+    pairs = []
+    for row in found.rows:
+        kind, steps = row["subject"].split()
+        if kind == "resampled":
+            fresh = found.figures(f"fresh {steps}")["psnr_db"]
+            pairs.append(f"{row['figures']['psnr_db']:.1f} and {fresh:.1f} dB at {steps} steps")
+    first = found.rows[0]
+    return (
+        f"Resampled from 50 to {first['setting']['num_steps']} steps, and profiled afresh: {listed(pairs)}, on "
+        f"{first['figures']['videos']:.0f} held-out videos {found.note}."
+    )
+
+
+def svg2_quality() -> str:
+    """What stand-ins are good for."""
+    found = result("svg2_quality")
+    ours, bare = found.figures("svg2"), found.figures("svg2, nothing stands in")
+    return (
+        f"On the embedded model `svg2` computes {percent(ours['density'])} of the pairs of tokens and stays at "
+        f"{ours['psnr_db']:.1f} dB PSNR of dense attention; without stand-ins, as in the paper, it is "
+        f"{bare['psnr_db']:.1f} dB {found.note}."
+    )
+
+
+def svg2_speed() -> str:
+    """From how many tokens on it pays."""
+    found = result("svg2_speed")
+    single = sorted(
+        (row["setting"]["tokens"], row["figures"]["speedup_to_sdpa"], row["figures"]["speedup"])
+        for row in found.rows
+        if row["setting"]["threads"] == 1
+    )
+    pays = next(tokens for tokens, _, fastest in single if fastest > 1)
+    tokens, to_sdpa, to_fastest = single[-1]
+    return (
+        f"On one CPU thread a call pays from {pays} tokens; at {tokens} it is {times(to_sdpa)} faster than "
+        f"`scaled_dot_product_attention`, and {times(to_fastest)} faster than the fastest dense path found "
+        f"{found.note}."
+    )
+
+
+def model_scores() -> str:
+    """How well the embedded model draws."""
+    found = read_scores()
+    shown, truth = (percent(found[kind]["all"], 1) for kind in ("generated", "ground_truth"))
+    return (
+        f"Its own scorer reads the asked colour, background, motion and digit in {shown} of {found['clips']} clips of "
+        f"held-out prompts, and in {truth} of rendered ground truth "
+        f"(`{TRAINING}`, {dated(found, str(FOLDER / 'scores.json'))})."
+    )
+
+
+REGIONS = {
+    "headline": headline,
+    "dbcache-line": dbcache,
+    "planner-cost-line": planner_cost,
+    "polish-line": polish,
+    "resample-line": resample,
+    "svg2-quality-line": svg2_quality,
+    "svg2-speed-line": svg2_speed,
+    "model-scores-line": model_scores,
+}
