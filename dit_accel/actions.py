@@ -1,4 +1,4 @@
-"""What a schedule says beyond its compute steps: forecast weights, partial and sparse steps; and the checks of it."""
+"""What a schedule says of its steps, with the checks: compute steps, forecast weights, partial and sparse steps."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from .documents import is_number, quoted
 from .errors import ScheduleError
 
+MAX_STEPS = 10_000
 MAX_WEIGHTS = 8
 HOLD = (1.0,)
 
@@ -106,3 +108,28 @@ def check_actions(num_steps: int, compute_steps: tuple[int, ...], partial: objec
             )
     if isinstance(sparse, SparseSteps) and not isinstance(sparse.config, Mapping):
         raise ScheduleError(f"sparse.config must be a JSON object, got {quoted(sparse.config)}.")
+
+
+def checked_steps(num_steps: object, compute_steps: object) -> tuple[int, ...]:
+    """The steps as a tuple, or a `ScheduleError` that quotes what is wrong."""
+    num_steps = checked_num_steps(num_steps)
+    if not isinstance(compute_steps, (list, tuple)) or any(type(step) is not int for step in compute_steps):
+        raise ScheduleError(f"compute_steps must be a list of integers, got {quoted(compute_steps)}.")
+    steps = tuple(compute_steps)
+    if not steps or steps[0] != 0:
+        raise ScheduleError(f"compute_steps must start with 0 (nothing can be reused before it), got {quoted(steps)}.")
+    for earlier, later in pairwise(steps):
+        if later <= earlier:
+            raise ScheduleError(
+                f"compute_steps must increase strictly, got {quoted(later)} after {quoted(earlier)}: {quoted(steps)}."
+            )
+    if steps[-1] >= num_steps:
+        raise ScheduleError(f"compute_steps must stay below num_steps={num_steps}, got {quoted(steps[-1])}.")
+    return steps
+
+
+def checked_num_steps(num_steps: object) -> int:
+    """The number as it is, or a `ScheduleError` that says what is allowed."""
+    if type(num_steps) is not int or not 2 <= num_steps <= MAX_STEPS:
+        raise ScheduleError(f"num_steps must be an integer from 2 to {MAX_STEPS}, got {quoted(num_steps)}.")
+    return num_steps

@@ -13,7 +13,7 @@ from .configs import Config, DBCacheConfig, LeMiCaConfig, SVG2Config
 from .documents import quoted
 from .errors import AlreadyAcceleratedError, ConfigError, UnknownPresetError, UnsupportedPipelineError, did_you_mean
 from .installation import Installation
-from .registry import find_spec, find_variant
+from .registry import find_spec, find_variant, refuse_other_family
 from .run_record import AccelerationStats, StepCounter
 from .scheduled import install_lemica
 from .sparse import SVG2State
@@ -105,7 +105,8 @@ def enable_acceleration(
 
     Args:
         pipe: a supported diffusers pipeline; only this instance is changed.
-        presets_or_configs: preset names (``"lemica-fast"``), configs, or sequences of them. ``"a+b"`` joins presets.
+        presets_or_configs: preset names (``"lemica-fast"``), schedules on the Hub (``"org/repo:name"``), configs, or
+            sequences of them. ``"a+b"`` joins presets.
         speedup, max_lpips, max_st_lpips, min_psnr, min_ssim: limits in place of a preset; the one that was measured to
             meet them best is enabled, see `dit_accel.recommend.recommend`, and ``handle.recommendation`` says why.
         overrides: fields to replace in the configs, e.g. ``forecast="hold"``.
@@ -122,6 +123,8 @@ def enable_acceleration(
             cache.
         NoRecommendationError: nothing was measured of this model, or no preset meets the limits.
         AlreadyAcceleratedError: the pipeline, or one that shares its denoiser, is accelerated already.
+        ScheduleMismatchError: a schedule was planned for another family of pipelines.
+        HubError, ScheduleError: a schedule cannot be had from the Hub, or is not valid.
         BackendUnavailableError: the sparse attention backend asked for cannot run here.
     """
     spec = find_spec(pipe)
@@ -136,6 +139,10 @@ def enable_acceleration(
     if recommendation is not None:
         presets_or_configs = (recommendation.preset,)
     configs = _overridden(tuple(_flatten(pipe, spec, presets_or_configs)), overrides)
+    for config in configs:
+        schedule = config.cache_schedule if isinstance(config, LeMiCaConfig) else getattr(config, "schedule", None)
+        if schedule is not None:
+            refuse_other_family(pipe, spec, schedule)
     denoisers = denoisers_of(pipe, spec.denoisers)
     if not denoisers:
         raise UnsupportedPipelineError(
@@ -161,7 +168,7 @@ def enable_acceleration(
 
 
 def _recommended(
-    pipe: DiffusionPipeline, wanted: Sequence[Any], overrides: dict[str, Any], limits: dict[str, float | None]
+    pipe: DiffusionPipeline, wanted: Sequence[Any], overrides: dict[str, Any], limits: dict[str, Any]
 ) -> Recommendation | None:
     """The preset that meets the limits that are given; None if there are none."""
     given = {name: value for name, value in limits.items() if value is not None}
@@ -224,6 +231,9 @@ def _flatten(pipe: DiffusionPipeline, spec: PipelineSpec, wanted: Sequence[Any])
             configs.append(item)
         elif isinstance(item, str):
             for name in item.split("+"):
+                if ":" in name:  # no preset's name has one
+                    configs.append(LeMiCaConfig(name))
+                    continue
                 if name not in presets:
                     raise _unknown_preset(type(pipe).__name__, name, sorted(presets))
                 configs += presets[name]()
@@ -269,9 +279,10 @@ def _overridden(configs: tuple[Config, ...], overrides: dict[str, Any]) -> tuple
         raise ConfigError(
             f"No config has {', '.join(unknown)}. Fields that can be overridden: {', '.join(sorted(allowed))}."
         )
-    return tuple(
-        dataclasses.replace(
-            config, **{f.name: overrides[f.name] for f in dataclasses.fields(config) if f.name in overrides}
-        )
-        for config in configs
-    )
+    return tuple(_replaced(config, overrides) for config in configs)
+
+
+def _replaced(config: Config, overrides: dict[str, Any]) -> Config:
+    """``config`` with what ``overrides`` has of its fields; itself if nothing, as making one may ask the Hub."""
+    changes = {f.name: overrides[f.name] for f in dataclasses.fields(config) if f.name in overrides}
+    return dataclasses.replace(config, **changes) if changes else config

@@ -7,10 +7,12 @@ import difflib
 import importlib
 import os
 import pkgutil
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .errors import UnsupportedPipelineError
-from .specs import PipelineSpec, Variant
+from .errors import ScheduleMismatchError, UnsupportedPipelineError
+from .schedule import CacheSchedule
+from .specs import PipelineSpec, PresetBuilder, Variant
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -69,10 +71,33 @@ def find_variant(pipe: DiffusionPipeline, spec: PipelineSpec) -> Variant | None:
     return None
 
 
+def presets_of(pipe: DiffusionPipeline) -> dict[str, PresetBuilder]:
+    """Preset name -> builder of its configs: those of the family, and before them those of the published model."""
+    spec = find_spec(pipe)
+    variant = find_variant(pipe, spec)
+    return {**spec.all_presets, **(variant.presets if variant else {})}
+
+
 def model_id(pipe: DiffusionPipeline) -> str:
     """The recognised variant's name, else the last part of the path or hub id the pipeline was loaded from."""
     variant = find_variant(pipe, find_spec(pipe))
     return variant.name if variant else os.path.basename(str(pipe.config.get("_name_or_path", "") or "unnamed"))
+
+
+def refuse_other_family(pipe: DiffusionPipeline, spec: PipelineSpec, schedule: CacheSchedule) -> None:
+    """Raise `ScheduleMismatchError` if ``schedule`` was planned for a pipeline of another family than ``spec``.
+
+    Its provenance names the class of the pipeline that was profiled; one that no family covers may be anything.
+    """
+    model = schedule.provenance.get("model")
+    planned = model.get("pipeline_class") if isinstance(model, Mapping) else None
+    for other in all_specs():
+        if other is not spec and planned in [name.rpartition(".")[2] for name in other.pipelines]:
+            raise ScheduleMismatchError(
+                f"Schedule {schedule.name!r} was planned for a {planned}, of the family {other.family!r}; this is a "
+                f"{type(pipe).__name__}, of the family {spec.family!r}. Use a schedule of its family, or profile it: "
+                "dit-accel profile JOB.toml"
+            )
 
 
 def _discover() -> None:

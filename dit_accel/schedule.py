@@ -8,19 +8,31 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .actions import HOLD, PartialSteps, SparseSteps, check_actions, checked_forecasts, parsed_forecasts, parsed_part
+from .actions import (
+    HOLD,
+    PartialSteps,
+    SparseSteps,
+    check_actions,
+    checked_num_steps,
+    checked_forecasts,
+    checked_steps,
+    parsed_forecasts,
+    parsed_part,
+)
+from .actions import MAX_STEPS as MAX_STEPS
 from .documents import parse_document, quoted, read_json_file, save_file
 from .errors import ScheduleError, did_you_mean
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 SCHEMA = "dit_accel.cache_schedule"
 VERSION = 1  # of a schedule that only has compute steps, which older versions can run
 VERSION_WITH_ACTIONS = 2
 MAX_FILE_BYTES = 1 << 20
-MAX_STEPS = 10_000
 _KEYS = ("num_steps", "compute_steps", "provenance")
 _KEYS_OF = {VERSION: _KEYS, VERSION_WITH_ACTIONS: (*_KEYS, "forecasts", "partial", "sparse")}
 
@@ -54,7 +66,7 @@ class CacheSchedule:
     sparse: SparseSteps | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "compute_steps", _checked_steps(self.num_steps, self.compute_steps))
+        object.__setattr__(self, "compute_steps", checked_steps(self.num_steps, self.compute_steps))
         if not isinstance(self.provenance, Mapping):
             raise ScheduleError(f"provenance must be a JSON object, got {type(self.provenance).__name__}.")
         object.__setattr__(self, "forecasts", checked_forecasts(self.num_steps, self.compute_steps, self.forecasts))
@@ -80,20 +92,28 @@ class CacheSchedule:
 
     @classmethod
     def resolve(cls, source: str | Path | CacheSchedule) -> CacheSchedule:
-        """A schedule as it is, from a file, or by the name of a shipped one (``"digits-wan/lemica-fast"``).
+        """A schedule as it is, from a file, from the Hub, or by the name of a shipped one.
 
-        A string that ends in ``.json``, and every ``Path``, is a file; any other string can only be a shipped name.
+        A string that ends in ``.json``, and every ``Path``, is a file; any other string with a ``:`` is one on the Hub
+        (``"org/repo:name"``, ``"org/repo@revision:name"``); the rest can only be a shipped name
+        (``"digits-wan/lemica-fast"``).
 
         Raises:
-            ScheduleError: no shipped schedule has this name, or the file cannot be read as a schedule.
+            ScheduleError: no shipped schedule has this name, or what is there cannot be read as a schedule.
+            HubError: it cannot be had from the Hub.
         """
         if isinstance(source, CacheSchedule):
             return source
         if not isinstance(source, (str, Path)):
             raise ScheduleError(f"A schedule is a name, a path or a CacheSchedule, got {type(source).__name__}.")
-        if isinstance(source, str) and not source.endswith(".json"):
+        if isinstance(source, Path) or source.endswith(".json"):
+            return cls.load(source)
+        if ":" not in source:
             return cls._shipped(source)
-        return cls.load(source)
+        from .hub import HubFile
+
+        file = HubFile.parse(source)
+        return cls.from_hub(file.repo_id, file.name, revision=file.revision)
 
     @classmethod
     def uniform(cls, num_steps: int, budget: int) -> CacheSchedule:
@@ -102,7 +122,7 @@ class CacheSchedule:
         Raises:
             ScheduleError: ``budget`` is not from 2 to ``num_steps``, or ``num_steps`` is out of range.
         """
-        _check_num_steps(num_steps)
+        checked_num_steps(num_steps)
         if type(budget) is not int or not 2 <= budget <= num_steps:
             raise ScheduleError(f"budget must be an integer from 2 to num_steps={num_steps}, got {quoted(budget)}.")
         steps = tuple(round(k * (num_steps - 1) / (budget - 1)) for k in range(budget))
@@ -179,6 +199,93 @@ class CacheSchedule:
         """
         save_file(Path(path), self.to_json(), ScheduleError, "schedule")
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        name: str,
+        *,
+        token: str | bool | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        endpoint: str | None = None,
+    ) -> CommitInfo:
+        """Commit the schedule to a model repository of the Hub, as ``dit_accel/NAME.json``.
+
+        Args:
+            repo_id: ``"organisation/repository"``; it is made if it is missing.
+            name: letters, digits, ``-`` and ``_``, at most 64; one that exists gets a new version.
+            token: of the Hub; None: the one that you logged in with.
+            private: whether a repository that is made now is private; None: the default of its owner.
+            revision: branch to commit to, which must exist; None: ``main``.
+            commit_message: None: one with the name.
+            create_pr: open a pull request in place of a commit.
+            endpoint: address of the Hub; None: huggingface.co, or ``$HF_ENDPOINT``.
+
+        Returns:
+            The commit: a string that is its URL, with ``.oid`` and, for a pull request, ``.pr_url``.
+
+        Raises:
+            HubError: a name of the wrong form, no permission, no such branch, or the Hub cannot be reached.
+        """
+        from .hub import HubFile, upload
+
+        return upload(
+            HubFile("schedule", repo_id, name, revision),
+            self.to_json(),
+            MAX_FILE_BYTES,
+            token=token,
+            private=private,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            endpoint=endpoint,
+        )
+
+    @classmethod
+    def from_hub(
+        cls,
+        repo_id: str,
+        name: str,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        endpoint: str | None = None,
+    ) -> CacheSchedule:
+        """The schedule ``dit_accel/NAME.json`` of a model repository of the Hub, or of huggingface_hub's cache.
+
+        Its content is compared with the hash that the Hub gave, also when it comes from the cache. (Where the system
+        has no symbolic links, the cache keeps no hash; offline, such a schedule is only validated.)
+
+        Args:
+            repo_id, name, token, endpoint: see `push_to_hub`.
+            revision: branch, tag or commit; only a commit always means the same. None: ``main``.
+            cache_dir: None: huggingface_hub's own.
+            force_download: load it again although it is in the cache.
+            local_files_only: take it from the cache without asking the Hub.
+
+        Raises:
+            HubError: a name of the wrong form; no such repository, revision or schedule; over 1 MiB; damaged; or
+                neither in the cache nor to be had.
+            ScheduleError: it is no valid schedule.
+        """
+        from .hub import HubFile, download
+
+        file = HubFile("schedule", repo_id, name, revision)
+        path = download(
+            file,
+            MAX_FILE_BYTES,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            endpoint=endpoint,
+        )
+        return cls.from_json(read_json_file(path, MAX_FILE_BYTES, ScheduleError, "schedule"), origin=str(file))
+
 
 def shipped_schedules() -> list[str]:
     """Names of the schedules in the package, e.g. ``"digits-wan/lemica-fast"``."""
@@ -190,27 +297,3 @@ def shipped_schedules() -> list[str]:
         for file in model.iterdir()
         if re.fullmatch(r"[a-z0-9-]+\.json", file.name)
     )
-
-
-def _checked_steps(num_steps: object, compute_steps: object) -> tuple[int, ...]:
-    """The steps as a tuple, or a `ScheduleError` that quotes what is wrong."""
-    num_steps = _check_num_steps(num_steps)
-    if not isinstance(compute_steps, (list, tuple)) or any(type(step) is not int for step in compute_steps):
-        raise ScheduleError(f"compute_steps must be a list of integers, got {quoted(compute_steps)}.")
-    steps = tuple(compute_steps)
-    if not steps or steps[0] != 0:
-        raise ScheduleError(f"compute_steps must start with 0 (nothing can be reused before it), got {quoted(steps)}.")
-    for earlier, later in pairwise(steps):
-        if later <= earlier:
-            raise ScheduleError(
-                f"compute_steps must increase strictly, got {quoted(later)} after {quoted(earlier)}: {quoted(steps)}."
-            )
-    if steps[-1] >= num_steps:
-        raise ScheduleError(f"compute_steps must stay below num_steps={num_steps}, got {quoted(steps[-1])}.")
-    return steps
-
-
-def _check_num_steps(num_steps: object) -> int:
-    if type(num_steps) is not int or not 2 <= num_steps <= MAX_STEPS:
-        raise ScheduleError(f"num_steps must be an integer from 2 to {MAX_STEPS}, got {quoted(num_steps)}.")
-    return num_steps
