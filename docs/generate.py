@@ -39,7 +39,8 @@ class Region:
 def pages() -> list[Path]:
     """Every page that may hold regions."""
     docs = sorted((ROOT / "docs").glob("*.md"))
-    return [ROOT / "README.md", ROOT / "offline_profiles" / "README.md", *docs]
+    others = ("README.md", "offline_profiles/README.md", "pipelines/digits_wan/MODEL_CARD.md")
+    return [*(ROOT / name for name in others), *docs]
 
 
 def find_regions(lines: list[str], origin: str) -> list[Region]:

@@ -90,10 +90,8 @@ def backends() -> str:
 def _engine(path: Path) -> tuple[str, str]:
     """Its break-even, and what the first paragraph of its module says."""
     module = import_module(f"dit_accel.sparse.{path.stem}")
-    limits = {
-        value.min_tokens for value in vars(module).values() if isinstance(value, type) and "min_tokens" in vars(value)
-    }
-    (min_tokens,) = limits
+    engines = [value for value in vars(module).values() if isinstance(value, type) and "min_tokens" in vars(value)]
+    (min_tokens,) = {vars(engine)["min_tokens"] for engine in engines}
     what = (module.__doc__ or "").split("\n\n")[0].split(": ", 1)[1]
     return str(min_tokens), " ".join(what.split()).replace("``", "`")
 

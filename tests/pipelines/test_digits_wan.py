@@ -129,11 +129,8 @@ def test_shipped_pipeline_draws_what_is_asked() -> None:
     assert result["motion"] >= 0.75 and result["digit"] >= 0.5
 
 
-def test_model_card_and_readme_tell_the_committed_scores() -> None:
+def test_committed_scores_are_of_enough_clips_and_a_scorer_that_reads_the_ground_truth() -> None:
     scores = json.loads(Path("pipelines/digits_wan/scores.json").read_text())
-    cells = [scores["generated"][key] for key in ("colour", "background", "motion", "digit", "all")]
-    row = f"| generated, {scores['clips']} clips | " + " | ".join(f"{cell:.0%}".replace("%", " %") for cell in cells)
-    assert row in Path("pipelines/digits_wan/MODEL_CARD.md").read_text(encoding="utf-8")
     assert scores["clips"] == 64 and scores["ground_truth"]["digit"] >= 0.97
 
 
