@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .data import dated, result
 from .markdown import listed, percent, times
-from .model import FOLDER, TRAINING, read_scores
+from .model import FOLDER, SCORING, read_scores
 from .planner import generations, graph
 from .quality import REPORT, report, report_command, report_row
 
@@ -108,7 +108,7 @@ def model_scores() -> str:
     return (
         f"Its own scorer reads the asked colour, background, motion and digit in {shown} of {found['clips']} clips of "
         f"held-out prompts, and in {truth} of rendered ground truth "
-        f"(`{TRAINING}`, {dated(found, str(FOLDER / 'scores.json'))})."
+        f"(`{SCORING}`, {dated(found, str(FOLDER / 'scores.json'))})."
     )
 
 

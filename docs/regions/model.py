@@ -11,7 +11,8 @@ from .data import ROOT, dated, read
 from .markdown import percent, table
 
 FOLDER = ROOT / "pipelines" / "digits_wan"
-TRAINING = "make train-demo-model"
+_BUILT = "build/digits-wan"
+SCORING = f"python -m dit_accel.pipelines.digits_wan.build --workdir {_BUILT} --out {_BUILT}/pipeline"
 _SHOWN = ("colour", "background", "motion", "digit", "all")
 
 
@@ -45,7 +46,7 @@ def scores() -> str:
         )
     ]
     head = ["share of clips that show the asked …", *_SHOWN[:-1], "all four"]
-    return table(head, rows) + f"\n*`{TRAINING}` · {dated(found, 'scores.json')}*\n"
+    return table(head, rows) + f"\n*`{SCORING}` · {dated(found, 'scores.json')}*\n"
 
 
 REGIONS = {"model-size": size, "model-scores": scores}
