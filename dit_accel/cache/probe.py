@@ -70,6 +70,8 @@ class Probe:
         if branch is not None:
             for kept in (self._anchors, self._norms, self._ratios):
                 kept.pop(branch, None)
+            if self._first is not None and self._first[0] == branch:
+                self._first = None  # its norm is gone, so nothing can be compared with it
             return
         for kept in (self._anchors, self._norms, self._ratios):
             kept.clear()

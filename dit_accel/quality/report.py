@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -159,9 +160,15 @@ def _rehearse(
         with enable_acceleration(pipe, *what):
             pass
     if prompt is not None:
-        fixed = "timesteps" in pipe_kwargs or "sigmas" in pipe_kwargs  # then the number of steps is not free
+        # Where the steps themselves are given, or the pipeline has another way to ask for them, it is a whole run.
+        fixed = {"timesteps", "sigmas"} & set(pipe_kwargs) or not _takes(pipe, "num_inference_steps")
         short = {} if fixed else {"num_inference_steps": _WARMUP_STEPS}
         _generate(pipe, prompt, 0, {**pipe_kwargs, **short})
+
+
+def _takes(pipe: Any, argument: str) -> bool:
+    """Whether a call of the pipeline has this argument."""
+    return argument in signature(type(pipe).__call__).parameters
 
 
 def _run(pipe: Any, what: tuple[Any, ...], prompt: str, seed: int, pipe_kwargs: Mapping[str, Any]) -> _Run:
@@ -185,15 +192,19 @@ def _run(pipe: Any, what: tuple[Any, ...], prompt: str, seed: int, pipe_kwargs: 
 
 
 def _generate(pipe: Any, prompt: str, seed: int, pipe_kwargs: Mapping[str, Any]) -> Tensor:
-    """The pipeline's one video as [T, C, H, W] float32 in [0, 1]."""
+    """The pipeline's one video as [T, C, H, W] float32 in [0, 1]; an image is a video of one frame."""
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that a seed means the same noise on every device
-    videos = pipe(prompt=prompt, generator=generator, output_type="np", **pipe_kwargs).frames
-    if len(videos) != 1 or np.asarray(videos[0]).ndim != 4:
+    asked = {"prompt": prompt} if _takes(pipe, "prompt") else {}  # super-resolution has none
+    output = pipe(**asked, generator=generator, output_type="np", **pipe_kwargs)
+    video = np.asarray(output[0], dtype=np.float32)  # frames, videos or images: the first field, whatever its name
+    if video.ndim == 5 and len(video) == 1:
+        video = video[0]
+    if video.ndim != 4:
         raise ConfigError(
-            f"evaluate needs one video [T, H, W, C] a call, {type(pipe).__name__} gave {len(videos)} of shape "
-            f"{np.asarray(videos[0]).shape}. Leave num_videos_per_prompt at 1."
+            f"evaluate needs one video [T, H, W, C] a call, {type(pipe).__name__} gave {np.shape(output[0])}. Leave "
+            "num_videos_per_prompt at 1."
         )
-    return torch.from_numpy(np.asarray(videos[0], dtype=np.float32)).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(video).permute(0, 3, 1, 2).contiguous()
 
 
 def _samples(runs: Mapping[str, _Run], prompt: str, seed: int, metrics: Sequence[str]) -> list[QualitySample]:

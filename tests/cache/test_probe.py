@@ -145,3 +145,13 @@ def test_a_cleared_branch_is_no_part_of_the_distance():
     assert distance(probe) == 0.5
     probe.clear()
     assert probe.sums() is None
+
+
+def test_a_branch_that_was_freed_in_the_step_is_nothing_to_compare_the_next_one_with():
+    """The last of two steps: the first branch is freed at its end, before the second has been compared once."""
+    probe = anchored(cond=values(1), uncond=values(2))
+    probe.measure("cond", values(2), is_first=True)
+    assert distance(probe) == 1
+    probe.clear("cond")
+    probe.measure("uncond", values(3), is_first=False)
+    assert probe.sums() is None

@@ -35,12 +35,20 @@ class Lab:
     offset: Callable[[str, int], float] = lambda label, seed: 0.0 if label == "baseline" else 0.1
     videos: int = 1
 
-    def __call__(self, *, prompt: str, generator: torch.Generator, output_type: str, **inputs: Any) -> Any:
+    def __call__(
+        self,
+        *,
+        prompt: str,
+        generator: torch.Generator,
+        output_type: str,
+        num_inference_steps: int | None = None,
+        **inputs: Any,
+    ) -> Any:
         assert output_type == "np" and generator.device.type == "cpu"
         seed = generator.initial_seed()
-        self.log.append((self.active, prompt, seed, inputs.get("num_inference_steps")))
+        self.log.append((self.active, prompt, seed, num_inference_steps))
         value = 0.25 + self.offset(self.active, seed)
-        return SimpleNamespace(frames=np.full((self.videos, 2, 16, 12, 3), value, dtype=np.float32))
+        return (np.full((self.videos, 2, 16, 12, 3), value, dtype=np.float32),)
 
     def enable(self, pipe: Lab, *what: str) -> Any:
         if what[0] not in self.seconds:
