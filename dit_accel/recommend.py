@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from .api import available_presets
 from .configs import require_number
 from .errors import ConfigError, NoRecommendationError
+from .quality.front import goodness, pareto_front
 from .quality.records import QualityReport, QualityRow, json_value
-from .registry import find_spec, find_variant
+from .registry import find_spec, find_variant, model_id
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 QUALITY_METRICS = ("lpips", "st_lpips", "psnr", "ssim")  # the first that all rows have is the quality of the front
-_LOWER_IS_BETTER = ("lpips", "st_lpips")
 _HOW_TO_MEASURE = (
     "To measure: 'dit-accel report', or dit_accel.evaluate(pipe, PRESETS, PROMPTS, out='REPORT.json'); then "
     "recommend(pipe, ..., reports=['REPORT.json'])."
@@ -52,12 +52,17 @@ class Recommendation:
 class _Limit:
     """The least, or the most, that a row must reach in one figure: ``"speedup"`` or the name of a metric."""
 
+    name: str
     figure: str
     value: float
 
+    @property
+    def is_most(self) -> bool:
+        return self.name.startswith("max_")
+
     def is_met(self, row: QualityRow) -> bool:
         given = _figure(row, self.figure)
-        return given <= self.value if self.figure in _LOWER_IS_BETTER else given >= self.value  # NaN meets nothing
+        return given <= self.value if self.is_most else given >= self.value  # NaN meets nothing
 
     def shortfall(self, row: QualityRow) -> float:
         """How far the row is from it: 0 if met, else relative to the larger of the two values; 1 if not measured."""
@@ -67,8 +72,9 @@ class _Limit:
         return 1.0 if math.isnan(given) else abs(given - self.value) / max(abs(given), abs(self.value))
 
     def __str__(self) -> str:
-        sign = "≤" if self.figure in _LOWER_IS_BETTER else "≥"
-        return f"{'speed-up' if self.figure == 'speedup' else self.figure} {sign} {self.value:g}"
+        return (
+            f"{'speed-up' if self.figure == 'speedup' else self.figure} {'≤' if self.is_most else '≥'} {self.value:g}"
+        )
 
 
 def recommend(
@@ -105,7 +111,9 @@ def recommend(
         NoRecommendationError: nothing was measured of this model or in this metric, or no preset meets the limits.
         UnsupportedPipelineError: no specification covers the pipeline.
     """
-    limits = _limits(speedup, {"lpips": max_lpips, "st_lpips": max_st_lpips, "psnr": min_psnr, "ssim": min_ssim})
+    limits = _limits(
+        speedup=speedup, max_lpips=max_lpips, max_st_lpips=max_st_lpips, min_psnr=min_psnr, min_ssim=min_ssim
+    )
     measured = _measured(pipe, reports)
     rows = [row for row, _ in measured.values()]
     _require_measured(limits, rows)
@@ -117,7 +125,7 @@ def recommend(
         )
 
     def quality(row: QualityRow) -> float:
-        return _figure(row, metric) * (-1 if metric in _LOWER_IS_BETTER else 1)
+        return goodness(metric, _figure(row, metric))
 
     fitting = [row for row in rows if all(limit.is_met(row) for limit in limits)]
     if not fitting:
@@ -128,7 +136,7 @@ def recommend(
         )
     wants_fastest = speedup is None
     row = max(fitting, key=lambda row: (row.speedup, quality(row)) if wants_fastest else (quality(row), row.speedup))
-    front = _front(rows, quality)
+    front = pareto_front(rows, metric)
     choice = "the fastest" if wants_fastest else f"the best by {metric}"
     among = f"{len(fitting)} presets, of {len(rows)} measured, with {_joined(limits)}"
     why = [f"{row.name} is {choice} of {among}.", _figures(row, measured[row.name][1])]
@@ -136,19 +144,17 @@ def recommend(
     return Recommendation(row.name, row, " ".join(why), front)
 
 
-def _limits(speedup: float | None, metrics: Mapping[str, float | None]) -> list[_Limit]:
+def _limits(**given: float | None) -> list[_Limit]:
     """The limits that were given, each checked."""
+    ranges = {"speedup": (1.0, math.inf), "min_ssim": (-1.0, 1.0)}
     limits = []
-    for figure, value in {"speedup": speedup, **metrics}.items():
+    for name, value in given.items():
         if value is not None:
-            low, high = {"speedup": (1.0, math.inf), "ssim": (-1.0, 1.0)}.get(figure, (0.0, math.inf))
-            prefix = "" if figure == "speedup" else "max_" if figure in _LOWER_IS_BETTER else "min_"
-            require_number("recommend", prefix + figure, value, low, high)
-            limits.append(_Limit(figure, float(value)))
+            require_number("recommend", name, value, *ranges.get(name, (0.0, math.inf)))
+            limits.append(_Limit(name, name.removeprefix("max_").removeprefix("min_"), float(value)))
     if not limits:
         raise ConfigError(
-            "recommend was given no limit. Give at least one of speedup, max_lpips, max_st_lpips, min_psnr, min_ssim, "
-            "e.g. recommend(pipe, speedup=2)."
+            f"recommend was given no limit. Give at least one of {', '.join(given)}, e.g. recommend(pipe, speedup=2)."
         )
     return limits
 
@@ -190,11 +196,15 @@ def _shipped_reports(pipe: DiffusionPipeline) -> list[QualityReport]:
 
 
 def _own_report(pipe: DiffusionPipeline, path: str | Path) -> QualityReport:
+    """The report in a file, or a `ConfigError` if it is of another pipeline or of another published model."""
     report = QualityReport.load(path)
-    given = report.provenance.get("pipeline")
-    if given not in [cls.__name__ for cls in type(pipe).__mro__]:
+    pipeline, model = (report.provenance.get(key) for key in ("pipeline", "model"))
+    published = [variant.name for variant in find_spec(pipe).variants]
+    is_other = pipeline not in [cls.__name__ for cls in type(pipe).__mro__]
+    if is_other or (model in published and model != model_id(pipe)):
         raise ConfigError(
-            f"{path} is a report of a {given}, and this is a {type(pipe).__name__}. Give reports of this model."
+            f"{path} is a report of {model or 'a model'} in a {pipeline}, and this is {model_id(pipe)} in a "
+            f"{type(pipe).__name__}. Give reports of this model."
         )
     return report
 
@@ -212,15 +222,6 @@ def _require_measured(limits: Sequence[_Limit], rows: Sequence[QualityRow]) -> N
                 f"{limit.figure} was not measured of the presets of this model; measured were "
                 f"{', '.join(known) or 'none'}. Set a limit for one of these. {_HOW_TO_MEASURE}"
             )
-
-
-def _front(rows: Sequence[QualityRow], quality: Callable[[QualityRow], float]) -> tuple[QualityRow, ...]:
-    """The rows that no other is both faster and better than, slowest first."""
-    front: list[QualityRow] = []
-    for row in sorted(rows, key=lambda row: (row.speedup, quality(row)), reverse=True):
-        if not front or quality(row) > quality(front[-1]):
-            front.append(row)
-    return tuple(reversed(front))
 
 
 def _neighbours(

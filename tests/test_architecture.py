@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 BASE = ("errors", "documents", "actions", "schedule", "configs", "specs")
 REPORTS = ("numpy", "skimage", "scipy", "lpips", "stlpips_pytorch", "safetensors", "jinja2", "matplotlib")
-INSTALLATION = ("_diffusers", "installation", "run_record", "step_tracker")
+INSTALLED = (*BASE, "_diffusers", "installation", "run_record", "step_tracker")
 FAMILY = (*BASE, "registry")
 GRAPH_NAMES = ("residual_model", "step_actions", "error_graph", "planner", "joint", "resample")
 GRAPH = tuple(f"profiling.{name}" for name in GRAPH_NAMES)
@@ -40,11 +40,11 @@ MODELS = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "PIL")
 
 # The longest matching prefix counts. A new module needs a row, or it fails here.
 TABLE = (
-    Row("errors"),
+    *(Row(name) for name in ("errors", "offline_profiles")),
     Row("documents", ("errors",)),
     Row("actions", ("errors", "documents")),
     Row("schedule", ("errors", "documents", "actions"), (), ("hub",)),
-    Row("hub", (*BASE, "quality.records"), (), ("huggingface_hub",)),
+    Row("hub", ("errors", "documents"), (), ("huggingface_hub",)),
     Row("configs", ("errors", "documents", "schedule")),
     Row("specs", BASE),
     Row("registry", (*BASE, "pipelines")),
@@ -53,13 +53,10 @@ TABLE = (
     Row("_diffusers", (*BASE, "_diffusers", "stopwatch", "step_tracker"), ("torch", "diffusers")),
     Row("run_record", ("stopwatch", "step_tracker"), ("torch",)),
     Row("installation", (*BASE, "_diffusers", "run_record", "step_tracker")),
-    Row("cache", (*BASE, *INSTALLATION, "cache"), ("torch",)),
+    Row("cache", (*INSTALLED, "cache"), ("torch",)),
     Row("kernels", (*BASE, "kernels"), ("torch", "triton")),
     Row("sparse", (*BASE, "kernels", "sparse"), ("torch",), ("matplotlib", "triton", "flashinfer")),
-    *(
-        Row(f"sparse.{name}", (*BASE, *INSTALLATION, "kernels", "sparse"), ("torch",))
-        for name in ("layers", "install")
-    ),
+    *(Row(f"sparse.{name}", (*INSTALLED, "kernels", "sparse"), ("torch",)) for name in ("install", "layers")),
     Row("scheduled", (*BASE, "installation", "cache.install", "cache.policies", "sparse.install")),
     *(Row(name, ANY, ANY) for name in ("profiling", "quality.report", "showcase", "cli", "bench", "self_test")),
     Row("profiling.residual_model", (*BASE, "cache.forecast"), ("numpy",)),
@@ -68,15 +65,14 @@ TABLE = (
     Row("profiling.graph_plot", (*BASE, *GRAPH), (), ("matplotlib",)),
     *(Row(f"profiling.{name}", (*BASE, *GRAPH)) for name in ("planner", "joint")),
     Row("quality", (*BASE, "quality", "registry"), ("torch", "numpy", "imageio"), (*REPORTS, "hub")),
-    Row("api", (*BASE, *INSTALLATION, "registry", "cache", "scheduled", "sparse"), ("torch",), ("recommend",)),
-    Row("recommend", (*BASE, "registry", "api", "quality.records")),
+    Row("api", (*INSTALLED, "registry", "cache", "scheduled", "sparse"), ("torch",), ("recommend",)),
+    Row("recommend", (*BASE, "registry", "api", "quality.front", "quality.records")),
     Row("demo", ANY, (), ANY),
     Row("", ANY, ()),
     Row("pipelines", FAMILY, (), (*MODELS, "pipelines.digits_wan", "pipelines.tiny")),
     Row("pipelines.tiny", ("pipelines.tiny",), MODELS),
     Row("pipelines.digits_wan", (*FAMILY, "pipelines.digits_wan"), (*MODELS, "safetensors", "sklearn"), ("tqdm",)),
     Row("pipelines.digits_wan.build", (*FAMILY, "pipelines.digits_wan", "demo"), MODELS, ("tqdm",)),
-    Row("offline_profiles"),
 )
 # The insides of diffusers: hooks, and the attention dispatcher. Only the package _diffusers may know of them.
 SEAM = ("diffusers.hooks", "diffusers.models.attention_dispatch")

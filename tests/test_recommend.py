@@ -166,9 +166,15 @@ def test_a_model_that_was_never_measured(tiny, saved):
         recommend(tiny, speedup=2, reports=[saved([row("svg2", math.nan, psnr=30.0)])])
 
 
-def test_a_report_of_another_pipeline_is_refused(tiny, saved):
-    with pytest.raises(ConfigError, match=r"mine\.json is a report of a LTXPipeline, and this is a WanPipeline"):
-        recommend(tiny, speedup=2, reports=[saved(measured(), pipeline="LTXPipeline")])
+def test_a_report_of_another_pipeline_or_model_is_refused(tiny, saved):
+    other = saved(measured(), pipeline="LTXPipeline")
+    with pytest.raises(
+        ConfigError, match=r"mine\.json is a report of a model in a LTXPipeline, and this is .* WanPipeline"
+    ):
+        recommend(tiny, speedup=2, reports=[other])
+    with pytest.raises(ConfigError, match=r"is a report of digits-wan in a WanPipeline, and this is"):
+        recommend(tiny, speedup=2, reports=[saved(measured(), model="digits-wan")])
+    assert recommend(tiny, speedup=2, reports=[saved(measured(), model="a copy")]).preset == "dbcache-medium"
 
 
 def test_what_was_measured_elsewhere_is_not_compared(tiny, saved):
