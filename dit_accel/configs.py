@@ -82,7 +82,7 @@ class DBCacheConfig:
 
     Raises:
         ConfigError: a value of the wrong type or outside its range.
-        ScheduleError: ``compute_steps`` names a schedule that cannot be read.
+        ScheduleError, HubError: ``compute_steps`` names a schedule that cannot be read, or had from the Hub.
 
     Whether probe and corrector leave blocks to cache is checked against the pipeline when acceleration is enabled.
     """
@@ -149,8 +149,9 @@ class LeMiCaConfig:
 
     Args:
         schedule (`str`, `Path` or `CacheSchedule`):
-            The compute steps: the name of a shipped schedule (``"digits-wan/lemica-fast"``), a schedule file, or the
-            object. Fewer compute steps: faster, and further from the full run.
+            The compute steps: the name of a shipped schedule (``"digits-wan/lemica-fast"``), one on the Hub
+            (``"org/repo:name"``), a schedule file, or the object. Fewer compute steps: faster, and further from the
+            full run.
         reuse (`"residual"` or `"output"`):
             What is kept of a compute step: the residual of the block stack, or the denoiser's output. The output is
             smaller to keep and, on the models tried, much further from the full run.
@@ -162,6 +163,7 @@ class LeMiCaConfig:
     Raises:
         ConfigError: a value outside those listed, or a schedule with actions that ``reuse="output"`` cannot do.
         ScheduleError: the file or name cannot be read as a schedule.
+        HubError: the schedule cannot be had from the Hub.
 
     Paper: LeMiCa (arXiv 2511.00090). Its set of full-compute steps under budget B is ``schedule.compute_steps``.
     """

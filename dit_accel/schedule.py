@@ -1,4 +1,4 @@
-"""`CacheSchedule`: the compute steps of one budget, with where they come from. Schema v1, JSON."""
+"""`CacheSchedule`: what each step of a run does, with where it comes from. JSON, in files, the package and the Hub."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .actions import (
     PartialSteps,
     SparseSteps,
     check_actions,
-    checked_num_steps,
     checked_forecasts,
+    checked_num_steps,
     checked_steps,
     parsed_forecasts,
     parsed_part,
@@ -134,7 +134,7 @@ class CacheSchedule:
         if name not in known:
             raise ScheduleError(
                 f"No shipped schedule is called {quoted(name)}. Shipped: {', '.join(known) or 'none'}."
-                f"{did_you_mean(name, known)} For a file of your own give a path that ends in .json."
+                f"{did_you_mean(name, known)} A file is a path that ends in .json, one on the Hub 'org/repo:name'."
             )
         model, preset = name.split("/")
         text = (
