@@ -18,6 +18,7 @@ from .options import (
     Presets,
     Steps,
     accelerations,
+    check_folder,
     load_pipeline,
     pipeline_inputs,
 )
@@ -50,6 +51,7 @@ def bench(
     """Measure the speed of presets, without a look at quality."""
     if not presets:
         raise typer.BadParameter("name at least one preset.", param_hint="'--presets'")
+    check_folder(out, "--out")
     call = {**pipeline_inputs(pipeline, inputs), "num_inference_steps": steps}
     pipe = load_pipeline(pipeline, dtype, device)
     from ..bench import measure_speed, save_rows
@@ -72,7 +74,7 @@ def bench(
         {"machine": machine, "rows": rows},
         [
             Table(head, [_cells(row) for row in rows]),
-            f"Seconds of the denoising loop and its ratios, medians over {repeats} rounds on {machine}.",
+            f"Of the denoising loop; medians. Rounds: {repeats}. Machine: {machine}.",
         ],
     )
 

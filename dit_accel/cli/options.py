@@ -116,6 +116,12 @@ def pipeline_inputs(source: str, text: str) -> dict[str, Any]:
     return {**(DEMO_INPUTS if source == DEMO else {}), **inputs}
 
 
+def check_folder(path: Path | None, option: str) -> None:
+    """Raise now what writing ``path`` would raise after minutes of work: `ConfigError` if its folder is missing."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise ConfigError(f"The folder of {option} {str(path)!r} does not exist. Create it first.")
+
+
 def read_prompts(path: Path) -> list[str]:
     """The lines of a text file that are not empty."""
     lines = read_json_file(path, _MAX_PROMPTS_BYTES, ConfigError, "prompts").splitlines()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ConfigError, MissingPackageError
+from ..errors import MissingPackageError
 from .help_texts import arguments
 from .options import (
     DEMO,
@@ -21,6 +21,7 @@ from .options import (
     Presets,
     Steps,
     accelerations,
+    check_folder,
     load_pipeline,
     pipeline_inputs,
     read_prompts,
@@ -97,13 +98,10 @@ def _load(path: Path, videos: Path | None) -> QualityReport:
 
 def _check_page(html: Path | None) -> None:
     """Raise now what would be raised after minutes of generation."""
-    if html is None:
-        return
-    for package in ("jinja2", "matplotlib"):
+    check_folder(html, "--html")
+    for package in ("jinja2", "matplotlib") if html else ():
         if find_spec(package) is None:
             raise MissingPackageError(f'--html needs {package}. pip install "dit-accel[report]"')
-    if not html.absolute().parent.is_dir():
-        raise ConfigError(f"The folder of --html {str(html)!r} does not exist. Create it first.")
 
 
 def _shown(found: QualityReport, html: Path | None) -> Result:

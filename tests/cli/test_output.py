@@ -1,0 +1,76 @@
+"""Results as JSON, as text, and drawn."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dit_accel.cli.output import Result, Table, json_value, show, status
+
+
+@dataclass(frozen=True)
+class Found:
+    name: str
+    error: float
+    steps: tuple[int, ...]
+
+
+def drawn(table: Table, width: int = 60) -> str:
+    console = Console(file=io.StringIO(), width=width, markup=False)
+    console.print(table)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
+    return text
+
+
+def test_a_table_is_markdown_and_back() -> None:
+    table = Table(["name", "psnr"], [["a|b", "3.1"], ["c", ""]])
+    assert str(table) == "| name | psnr |\n| --- | ---: |\n| a\\|b | 3.1 |\n| c |  |"
+    assert Table.from_markdown(f"{table}\n") == table
+    assert str(Table(["name"], [["a"]], text="a")) == "a"
+
+
+def test_a_drawn_table_names_a_group_once_and_cuts_nothing() -> None:
+    text = drawn(
+        Table(["preset", "figure", "value"], [["a", "x", "1"], ["a", "y", "[2]"], ["b", "x", "3"]], num_words=2)
+    )
+    assert text.count("│ a ") == 1 and text.count("├") == 2 and "[2]" in text
+    narrow = drawn(Table(["preset", "settings"], [["lemica-medium", "top_p=0.8, min_kept_ratio=0.3"]], 2), width=30)
+    assert "lemica-medium" in narrow and "…" not in narrow and "min_kept_r" in narrow
+
+
+def test_json_has_json_types_only() -> None:
+    value = {"row": Found("a", math.nan, (1, 2)), "path": Path("x/y"), 3: [math.inf, 0.5, None, True]}
+    assert json_value(value) == {
+        "row": {"name": "a", "error": None, "steps": [1, 2]},
+        "path": "x/y",
+        "3": [None, 0.5, None, True],
+    }
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_where_it_is_shown_decides_how(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_terminal: bool, as_json: bool
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1" if is_terminal else "0")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    show(Result({"value": 1}, [Table(["name"], [["[a]"]]), "[text]"]), as_json)
+    out = capsys.readouterr().out
+    if as_json:
+        assert json.loads(out) == {"value": 1}
+    elif is_terminal:
+        assert "╭" in out and "│ [a]" in out and "[text]" in out
+    else:
+        assert out == "| name |\n| --- |\n| [a] |\n[text]\n"
+
+
+def test_status_says_nothing_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    with status("Loading"):
+        pass
+    assert capsys.readouterr() == ("", "")
