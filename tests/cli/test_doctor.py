@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from dit_accel.cli import main
 from dit_accel.registry import all_specs
 
 from .shell import Shell
@@ -19,3 +22,17 @@ def test_doctor(shell: Shell) -> None:
     text = shell.ok("doctor")
     assert "family wan: WanPipeline, WanImageToVideoPipeline" in text
     assert all(f"sparse attention backend {name}: {s}" in text for name, s in found["sparse_backends"].items())
+
+
+def test_self_test_of_a_tiny_pipeline_and_of_one_on_disk(shell: Shell, source: str) -> None:
+    found = json.loads(shell.ok("doctor", source, "--self-test", "LattePipeline", "--json"))
+    assert [check["pipeline"] for check in found["self_test"]] == ["WanPipeline"] * 6 + ["LattePipeline"] * 6
+    assert {check["problem"] for check in found["self_test"]} == {None}
+
+
+def test_a_self_test_that_fails(shell: Shell, source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", source, "--inputs", '{"height": 17}']) == 1
+    out, err = capsys.readouterr()
+    assert "| WanPipeline | a seed gives the same video twice | fail | ValueError: " in out
+    assert err == "6 of 6 checks failed\n"
+    assert "There is no family or pipeline class 'x'" in shell.fails("doctor", "--self-test", "x")
