@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 
 from dit_accel.cli import main
+from dit_accel.cli.program import spread_lists
 from dit_accel.errors import GraphError
 from dit_accel.profiling.error_graph import ErrorGraph
 
@@ -62,3 +64,20 @@ def test_an_interrupt_says_how_to_go_on(
     monkeypatch.setattr(ErrorGraph, "load", interrupt)
     assert main(["plan", graph, "--budget", "3"]) == 130
     assert "continues from its workdir" in capsys.readouterr().err
+
+
+def test_a_list_goes_on_until_the_next_option() -> None:
+    words = "--seeds 0 -1 2 --json x --metrics=a b --seeds 3 -- y"
+    spread = "--seeds 0 --seeds -1 --seeds 2 --json x --metrics=a b --seeds 3 -- y"
+    assert " ".join(spread_lists(words.split(), {"--seeds", "--metrics"})) == spread
+
+
+def test_at_a_terminal_it_is_drawn_and_json_stays_json(
+    graph: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(["plan", graph, "--budget", "3"]) == 0
+    assert capsys.readouterr().out == "█░█░█\n█ 3 full: 0 2 4\n░ 2 reuse\n"
+    assert main(["plan", graph, "--budget", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["compute_steps"] == [0, 2, 4]
