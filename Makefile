@@ -17,7 +17,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint typecheck unit notebooks train-demo-model clean
+.PHONY: help demo test lint typecheck docs unit notebooks train-demo-model clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,7 +25,7 @@ help: ## Show this list
 demo: $(DEMO_STAMP) ## Set up .venv and run the embedded model against every preset
 	$(BIN)/dit-accel demo
 
-test: lint typecheck unit notebooks ## Set up .venv and run every check: the four verbs below
+test: lint typecheck docs unit notebooks ## Set up .venv and run every check: the five verbs below
 
 lint: $(DEV_STAMP) ## Ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -37,6 +37,10 @@ typecheck: $(DEV_STAMP) ## Mypy, strict, over the package with its pipelines
 	mkdir -p build/types/dit_accel
 	ln -s "$(CURDIR)"/dit_accel/* "$(CURDIR)/pipelines" "$(CURDIR)/offline_profiles" build/types/dit_accel/
 	cd build/types && "$(abspath $(BIN))/mypy" --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p dit_accel
+
+docs: $(DEV_STAMP) ## Check that generated figures are current, and build the documentation into build/site
+	$(BIN)/python docs/generate.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 unit: $(DEV_STAMP) ## Pytest, including the wheel and sdist checks
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
@@ -50,7 +54,7 @@ train-demo-model: $(DEMO_STAMP) ## Train the embedded model from nothing (about 
 
 clean: ## Remove .venv, caches and build outputs, but no trained model
 	test ! -f "$(VENV)/pyvenv.cfg" || rm -rf "$(VENV)"
-	rm -rf build/types build/lib build/bdist.* dist dit_accel.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build/types build/site build/lib build/bdist.* dist dit_accel.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(TORCH_STAMP):
@@ -64,10 +68,10 @@ $(TORCH_STAMP):
 # lpips and stlpips_pytorch serve as files of weights. Their requirement, torchvision, is neither used nor wanted: a
 # build of it that does not match torch breaks diffusers. So they come without their dependencies.
 $(DEMO_STAMP): $(TORCH_STAMP) pyproject.toml setup.py
-	$(PIP) --editable ".[plot]" "scikit-image>=0.24"
+	$(PIP) --editable ".[report]" "scikit-image>=0.24"
 	$(PIP) --no-deps "lpips>=0.1.4" "stlpips_pytorch>=0.0.2"
 	@touch $@
 
 $(DEV_STAMP): $(DEMO_STAMP)
-	$(PIP) --editable ".[dev,notebooks,plot]"
+	$(PIP) --editable ".[dev,docs,notebooks,report]"
 	@touch $@
