@@ -153,7 +153,7 @@ def download(
             raise HubError(f"{file} is {size}; a {file.kind} has at most {max_bytes:,}. It was not loaded.")
         # By the name of the branch again, so that the cache knows it offline.
         path = Path(api.hf_hub_download(file.repo_id, file.path, revision=file.revision, **options))
-        expected = _expected_hash(api, file, path)
+        expected = _hash_of_link(path) or (None if local_files_only else _hash_by_asking(api, file, path))
     if expected is not None:
         _verify(file, path, expected)
     return path
@@ -172,13 +172,13 @@ def _httpx() -> Any:
     return httpx
 
 
-def _expected_hash(api: HfApi, file: HubFile, path: Path) -> str | None:
-    """The ETag that the Hub gave: git's hash of a regular file, SHA-256 of one in LFS; None if it is not to be had.
+def _hash_of_link(path: Path) -> str | None:
+    """The ETag that the Hub gave: the cache is links to blobs that are named so. None on a system without links."""
+    return Path(os.readlink(path)).name if path.is_symlink() else None
 
-    The cache is links to blobs that are named so. On a system without links the Hub is asked; offline, nobody knows.
-    """
-    if path.is_symlink():
-        return Path(os.readlink(path)).name
+
+def _hash_by_asking(api: HfApi, file: HubFile, path: Path) -> str | None:
+    """The ETag that the Hub gives now; None if it cannot be asked."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -186,12 +186,12 @@ def _expected_hash(api: HfApi, file: HubFile, path: Path) -> str | None:
     url = hf_hub_url(file.repo_id, file.path, revision=commit, endpoint=api.endpoint)
     try:
         return get_hf_file_metadata(url, token=api.token).etag
-    except (OfflineModeIsEnabled, _httpx().TransportError):
+    except (OfflineModeIsEnabled, _httpx().HTTPError):
         return None
 
 
 def _verify(file: HubFile, path: Path, expected: str) -> None:
-    """Raise unless the content at ``path`` has the hash ``expected``."""
+    """Raise unless the content at ``path`` has the hash: git's of a regular file, SHA-256 of one in LFS."""
     content = path.read_bytes()
     if _SHA256.fullmatch(expected):
         actual = hashlib.sha256(content).hexdigest()
@@ -267,12 +267,10 @@ def _why_no_download(problem: Exception, file: HubFile, api: HfApi) -> str:
 
 def _names(file: HubFile, api: HfApi) -> list[str]:
     """Names of the files of this kind that the repository has."""
-    from huggingface_hub.errors import HfHubHTTPError
-
     suffix = _SUFFIXES[file.kind]
     try:
         paths = [entry.path for entry in api.list_repo_tree(file.repo_id, FOLDER, revision=file.revision)]
-    except HfHubHTTPError:  # there is no such folder
+    except _httpx().HTTPError:  # there is no such folder, or the connection broke
         paths = []
     names = [path.rpartition("/")[2].removesuffix(suffix) for path in paths if path.endswith(suffix)]
     return sorted(name for name in names if _NAME.fullmatch(name))

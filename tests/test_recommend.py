@@ -85,6 +85,9 @@ def test_why_and_front_tell_all_that_a_choice_rests_on(tiny, saved):
         "Next faster: dbcache-fast: 3.00×, st_lpips 0.08 ± 0.008. Next better: dbcache-slow: 1.50×, st_lpips 0.01 ± "
         "0.001."
     )
+    assert (
+        "Next better: dbcache-medium" in recommend(tiny, speedup=2.5, reports=[saved(measured())]).why
+    )  # the nearest
     assert "Next better" not in recommend(tiny, speedup=1, reports=[saved(measured())]).why
     assert "Next faster" not in recommend(tiny, speedup=3.5, reports=[saved(measured())]).why
 

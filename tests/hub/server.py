@@ -57,7 +57,8 @@ class Refusal(Exception):
 class Hub:
     """What the server serves, and what it was asked.
 
-    ``sent`` changes the content of a file on the wire, ``claimed_etag`` and ``claimed_size`` what is said of it.
+    ``sent`` changes the content of a file on the wire, ``claimed_etag`` and ``claimed_size`` what is said of it (an
+    empty text: nothing); ``failure`` is the status that all requests get.
     """
 
     url: str = ""
@@ -65,7 +66,7 @@ class Hub:
     requests: list[tuple[str, str]] = field(default_factory=list)
     sent: Callable[[bytes], bytes] = lambda content: content
     claimed_etag: str | None = None
-    claimed_size: int | None = None
+    claimed_size: str | None = None
     failure: int | None = None
 
     def methods(self) -> list[str]:
@@ -186,15 +187,15 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(404, "EntryNotFound", "Entry not found", commit)
         content = tree[path]
         etag = self.hub.claimed_etag or repo.etag(path, content)
-        size = self.hub.claimed_size or len(content)
+        size = str(len(content)) if self.hub.claimed_size is None else self.hub.claimed_size
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if path in repo.lfs:
             repo_id = next(name for name, known in self.hub.repos.items() if known is repo)
             location = f"{self.hub.url.replace('127.0.0.1', 'localhost')}/blob-of/{repo_id}/{commit}/{path}"
-            linked = {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(size), "Location": location}
+            linked = {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": size, "Location": location}
             self._send(302, b"", {**headers, **linked})
         elif self.command == "HEAD":
-            self._send(200, b"", {**headers, "ETag": f'"{etag}"', "Content-Length": str(size)})
+            self._send(200, b"", {**headers, "ETag": f'"{etag}"', "Content-Length": size})
         else:
             self._send(200, self.hub.sent(content), {**headers, "ETag": f'"{etag}"'})
 

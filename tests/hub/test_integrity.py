@@ -68,8 +68,14 @@ def test_without_links_in_the_cache_the_hub_is_asked_for_the_hash(filled, tmp_pa
     with pytest.raises(HubError, match=r"is damaged.*Delete .*fast\.json, or"):
         CacheSchedule.from_hub(REPO, "fast")
     path.write_bytes(SCHEDULE.to_json().encode())
+    assert CacheSchedule.from_hub(REPO, "fast") == SCHEDULE
+    filled.requests.clear()
+    assert CacheSchedule.from_hub(REPO, "fast", local_files_only=True) == SCHEDULE  # nobody knows the hash
+    assert filled.requests == []
+    filled.failure = 503
+    assert CacheSchedule.from_hub(REPO, "fast") == SCHEDULE
     unplug()
-    assert CacheSchedule.from_hub(REPO, "fast") == SCHEDULE  # nobody knows the hash
+    assert CacheSchedule.from_hub(REPO, "fast") == SCHEDULE
 
 
 def test_what_is_too_large_is_not_loaded(filled):
@@ -83,10 +89,17 @@ def test_what_is_too_large_is_not_loaded(filled):
 
 def test_more_than_was_announced_is_refused(filled, tmp_path):
     put(filled, "large", b" " * (MAX_FILE_BYTES + 1))
-    filled.claimed_size = 10
+    filled.claimed_size = "10"
     with pytest.raises(HubError, match="me/schedules:large failed at"):
         CacheSchedule.from_hub(REPO, "large")
     assert cached(tmp_path) == []
+
+
+def test_what_has_no_known_size_is_not_loaded(filled):
+    filled.claimed_size = ""
+    with pytest.raises(HubError, match="me/schedules:fast is of unknown size; a schedule has at most"):
+        CacheSchedule.from_hub(REPO, "fast")
+    assert filled.methods() == ["HEAD"]
 
 
 @pytest.mark.parametrize(
