@@ -18,7 +18,6 @@ from .output import status
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from ..configs import Config
 
 DEMO = "demo"
 _MAX_PROMPTS_BYTES = 1 << 20
@@ -147,17 +146,15 @@ def _value(text: str) -> Any:
     return text
 
 
-def configs_of(pipe: DiffusionPipeline, preset: str, overrides: dict[str, Any]) -> tuple[Config, ...]:
-    """The configs that a preset, with fields replaced, puts in force on ``pipe``, which is left as it was."""
+def accelerations(pipe: DiffusionPipeline, presets: Sequence[str], assignments: Sequence[str]) -> dict[str, Any]:
+    """Label -> preset; or, if fields are replaced, its configs, under a label that says so."""
     from ..api import enable_acceleration
 
-    with enable_acceleration(pipe, preset, **overrides) as acceleration:
-        return acceleration.configs
-
-
-def accelerations(pipe: DiffusionPipeline, presets: Sequence[str], assignments: Sequence[str]) -> dict[str, Any]:
-    """Label -> preset, or its configs if fields are replaced: then the label says so."""
     overrides = parse_overrides(assignments)
     if not overrides:
         return {preset: preset for preset in presets}
-    return {", ".join([preset, *assignments]): configs_of(pipe, preset, overrides) for preset in presets}
+    found = {}
+    for preset in presets:
+        with enable_acceleration(pipe, preset, **overrides) as acceleration:  # which checks the fields
+            found[", ".join([preset, *assignments])] = acceleration.configs
+    return found

@@ -9,7 +9,7 @@ import typer
 
 from ..configs import DBCacheConfig, LeMiCaConfig, SVG2Config
 from .help_texts import arguments
-from .options import DEMO, SOURCE_HELP, configs_of, load_pipeline
+from .options import DEMO, SOURCE_HELP, load_pipeline
 from .output import Result, Table
 
 if TYPE_CHECKING:
@@ -28,10 +28,9 @@ def presets(
     """List the presets of a pipeline: their method, how many steps they compute, their settings."""
     if fields:
         return _fields()
-    from ..api import available_presets
+    from ..registry import presets_of
 
-    pipe = load_pipeline(pipeline)
-    details = [_described(name, configs_of(pipe, name, {})) for name in available_presets(pipe)]
+    details = [_described(name, build()) for name, build in sorted(presets_of(load_pipeline(pipeline)).items())]
     rows = [[each["name"], each["method"], _steps(each), _settings(each["settings"])] for each in details]
     return Result(
         {"presets": [each["name"] for each in details], "details": details},

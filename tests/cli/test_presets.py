@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_accel import CacheSchedule, DBCacheConfig, LeMiCaConfig, SVG2Config, api
+from dit_accel import CacheSchedule, DBCacheConfig, LeMiCaConfig, SVG2Config, registry
 from dit_accel.actions import PartialSteps
 
 from .shell import Shell
@@ -27,7 +27,7 @@ def test_presets_in_detail(shell: Shell, source: str, monkeypatch: pytest.Monkey
         "both": lambda: (SVG2Config(top_p=0.5), DBCacheConfig()),
         "svg2": lambda: (SVG2Config(),),
     }
-    monkeypatch.setattr(api, "_presets", lambda *_: presets)
+    monkeypatch.setattr(registry, "presets_of", lambda _: presets)
     details = json.loads(shell.ok("presets", source, "--json"))["details"]
     assert [each["name"] for each in details] == ["both", "lemica", "svg2"]
     assert [each["method"] for each in details] == ["SVG2 + DBCache", "LeMiCa", "SVG2"]

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from dit_accel import DEMO_INPUTS, CacheSchedule, LeMiCaConfig, api
+from dit_accel import DEMO_INPUTS, CacheSchedule, LeMiCaConfig
 from dit_accel.cli import main
 from dit_accel.cli.options import parse_overrides, pipeline_inputs
+from dit_accel.registry import all_specs
 
 from ..conftest import tiny_inputs
 from .shell import Shell
@@ -54,8 +55,10 @@ def test_report_errors(
 @pytest.fixture
 def options(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A report of two presets of the test's own over two prompts."""
-    presets = {name: lambda name=name: (LeMiCaConfig(CacheSchedule(4, STEPS[name])),) for name in STEPS}
-    monkeypatch.setattr(api, "_presets", lambda *_: presets)
+    (wan,) = (spec for spec in all_specs() if spec.family == "wan")
+    for name, steps in STEPS.items():
+        config = LeMiCaConfig(CacheSchedule(4, steps))
+        monkeypatch.setitem(wan.presets, name, lambda config=config: (config,))
     (tmp_path / "prompts.txt").write_text("a red seven\n\n  a blue one  \n")
     inputs = ["--inputs", json.dumps(tiny_inputs()), "--metrics", "psnr", "--steps", "4"]
     return ["report", "--pipeline", source, "--prompts", str(tmp_path / "prompts.txt"), *inputs]
