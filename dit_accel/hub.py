@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FOLDER = "dit_accel"
 _SUFFIXES = {"schedule": ".json", "report": ".report.json"}
 _REFERENCE = re.compile(r"(?P<repo_id>[^:@/]+/[^:@/]+)(@(?P<revision>[^:@]+))?:(?P<name>[^:@/]+)")
+_REPO_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*")
 _GIT_SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
@@ -51,12 +52,12 @@ class HubFile:
     def __post_init__(self) -> None:
         from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported lazily
 
+        if not isinstance(self.repo_id, str) or not _REPO_ID.fullmatch(self.repo_id):
+            raise HubError(f"{quoted(self.repo_id)} is no repository of the Hub. Use 'organisation/repository'.")
         try:
             validate_repo_id(self.repo_id)
         except ValueError as problem:
             raise HubError(f"{quoted(self.repo_id)} is no repository of the Hub: {problem}") from None
-        if self.repo_id is None or "/" not in self.repo_id:
-            raise HubError(f"{quoted(self.repo_id)} is no repository of the Hub. Use 'organisation/repository'.")
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise HubError(
                 f"{quoted(self.name)} cannot be the name of a {self.kind} on the Hub. Use letters, digits, '-' and "
