@@ -12,14 +12,27 @@ from statistics import fmean
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from .front import HIGHER_IS_BETTER, pareto_front
 from .records import FULL, IDLE, PARTIAL, REUSE, SPARSE, UNITS, QualityReport, QualitySample
 
 KINDS = {FULL: "full", SPARSE: "full, sparse attention", PARTIAL: "partial", REUSE: "reuse", IDLE: "not run"}
 MARKERS = "osD^vPX*"
+# Where a label may stand, in points from its point, with what of it stands there; the first is preferred.
+_OFFSETS = {
+    (6, 4): ("left", "bottom"),
+    (6, -4): ("left", "top"),
+    (-6, 4): ("right", "bottom"),
+    (-6, -4): ("right", "top"),
+    (9, 0): ("left", "center"),
+    (-9, 0): ("right", "center"),
+    (0, 9): ("center", "bottom"),
+    (0, -9): ("center", "top"),
+}
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,7 @@ def draw_front(report: QualityReport, metric: str, theme: Theme = LIGHT) -> Figu
     """Quality against speed-up, better is up; error bars are standard errors, the line joins the Pareto front."""
     figure, axes = _axes((4.4, 3.3), theme)
     front = pareto_front(report.rows, metric)
+    labels: list[Any] = []
     line = [row.speedup for row in front], [row.metrics[metric][0] for row in front]
     axes.plot(*line, "--", color=theme.muted, lw=1, zorder=1)
     for number, row in enumerate(report.rows):
@@ -102,19 +116,30 @@ def draw_front(report: QualityReport, metric: str, theme: Theme = LIGHT) -> Figu
             markersize=6 if row in front else 4,
             elinewidth=1,
         )
-        axes.annotate(
-            row.name,
-            (row.speedup, mean),
-            xytext=(6, 5 if row in front else -11),
-            textcoords="offset points",
-            color=theme.ink if row in front else theme.muted,
-            fontsize=8,
-        )
+        colour = theme.ink if row in front else theme.muted
+        labels.append(axes.annotate(row.name, (row.speedup, mean), (0, 0), textcoords="offset points", color=colour))
     if metric not in HIGHER_IS_BETTER:
         axes.invert_yaxis()
     axes.margins(x=0.18, y=0.12)
     axes.set(xlabel="speed-up of the denoising loop (×)", ylabel=f"{metric}{UNITS.get(metric, '')}, better is up")
+    _place(figure, labels)
     return figure
+
+
+def _place(figure: Figure, labels: Sequence[Any]) -> None:
+    """Put each label beside its point where it covers no other and no point, or where it covers the fewest."""
+    FigureCanvasAgg(figure)  # measures text
+    figure.draw_without_rendering()
+    dots = [label.axes.transData.transform(label.xy) for label in labels]
+    taken: list[Bbox] = [Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in dots]
+    for label in labels:
+        tried = {}
+        for offset, sides in _OFFSETS.items():
+            label.set(position=offset, fontsize=7, ha=sides[0], va=sides[1])
+            tried[offset] = label.get_window_extent()
+        best = min(tried, key=lambda offset: tried[offset].count_overlaps(taken))
+        label.set(position=best, ha=_OFFSETS[best][0], va=_OFFSETS[best][1])
+        taken.append(tried[best])
 
 
 def draw_frames(report: QualityReport, metric: str, theme: Theme = LIGHT) -> Figure:
