@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .api import available_presets
 from .configs import require_number
+from .documents import quoted
 from .errors import ConfigError, NoRecommendationError
 from .quality.front import goodness, pareto_front
 from .quality.records import QualityReport, QualityRow, json_value
@@ -72,9 +73,8 @@ class _Limit:
         return 1.0 if math.isnan(given) else abs(given - self.value) / max(abs(given), abs(self.value))
 
     def __str__(self) -> str:
-        return (
-            f"{'speed-up' if self.figure == 'speedup' else self.figure} {'≤' if self.is_most else '≥'} {self.value:g}"
-        )
+        figure = "speed-up" if self.figure == "speedup" else self.figure
+        return f"{figure} {'≤' if self.is_most else '≥'} {self.value:g}"
 
 
 def recommend(
@@ -161,6 +161,8 @@ def _limits(**given: float | None) -> list[_Limit]:
 
 def _measured(pipe: DiffusionPipeline, paths: Sequence[str | Path]) -> dict[str, tuple[QualityRow, dict[str, Any]]]:
     """Preset -> its row and the provenance of its report; all measured under the conditions of the last report."""
+    if isinstance(paths, (str, Path)):
+        raise ConfigError(f"reports must be a list of paths, got {quoted(paths)}. Put a single one into a list.")
     reports = _shipped_reports(pipe) + [_own_report(pipe, path) for path in paths]
     if not reports:
         raise NoRecommendationError(f"No measured report ships for this {type(pipe).__name__}. {_HOW_TO_MEASURE}")
@@ -256,7 +258,10 @@ def _described(row: QualityRow, figures: Sequence[str]) -> str:
 
 def _metric(row: QualityRow, name: str) -> str:
     mean, error = row.metrics.get(name, (math.nan, math.nan))
-    return f"{name} not measured" if math.isnan(mean) else f"{name} {mean:.4g} ± {error:.2g}{' dB' * (name == 'psnr')}"
+    if math.isnan(mean):
+        return f"{name} not measured"
+    spread = "" if math.isnan(error) else f" ± {error:.2g}"  # one video has none
+    return f"{name} {mean:.4g}{spread}{' dB' * (name == 'psnr')}"
 
 
 def _joined(limits: Sequence[_Limit]) -> str:

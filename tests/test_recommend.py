@@ -95,9 +95,9 @@ def test_why_and_front_tell_all_that_a_choice_rests_on(tiny, saved):
 def test_to_dict_is_json(tiny, saved):
     one_video = row("svg2", 2.0, psnr=30.0)
     one_video.metrics["psnr"] = (30.0, math.nan)
-    document = json.loads(
-        json.dumps(recommend(tiny, speedup=2, reports=[saved([one_video])]).to_dict(), allow_nan=False)
-    )
+    found = recommend(tiny, speedup=2, reports=[saved([one_video])])
+    assert "psnr 30 dB;" in found.why
+    document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert document["preset"] == "svg2" and document["row"]["metrics"]["psnr"] == [30.0, None]
     assert [entry["name"] for entry in document["front"]] == ["svg2"]
 
@@ -178,6 +178,11 @@ def test_a_report_of_another_pipeline_or_model_is_refused(tiny, saved):
     with pytest.raises(ConfigError, match=r"is a report of digits-wan in a WanPipeline, and this is"):
         recommend(tiny, speedup=2, reports=[saved(measured(), model="digits-wan")])
     assert recommend(tiny, speedup=2, reports=[saved(measured(), model="a copy")]).preset == "dbcache-medium"
+
+
+def test_one_report_is_given_in_a_list(tiny, saved):
+    with pytest.raises(ConfigError, match=r"reports must be a list of paths, got .*\. Put a single one"):
+        recommend(tiny, speedup=2, reports=saved(measured()))
 
 
 def test_what_was_measured_elsewhere_is_not_compared(tiny, saved):
