@@ -48,7 +48,7 @@ def bench(
     ] = None,
     progress: bool,
 ) -> Result:
-    """Measure the speed of presets, without a look at quality."""
+    """Measure the speed of presets alone."""
     if not presets:
         raise typer.BadParameter("name at least one preset.", param_hint="'--presets'")
     check_folder(out, "--out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,18 +35,24 @@ def compare(
             f"A: {first}",
             f"B: {second}",
             Table(["name", "figure", "A", "B", "B - A", "pairs"], rows, num_words=2),
-            "A, B and B - A are means over the pairs, the videos of one prompt and seed that both reports have, ± the "
-            "standard error of the mean difference.",
+            "Means over the pairs: the videos of a prompt and a seed that both reports have. ± is the standard error "
+            "of the mean difference.",
             *_notes(found),
         ],
     )
 
 
 def _cells(figure: Figure) -> list[str]:
-    """A, B, and the difference with its error; a dash for what is not known."""
-    error = "" if math.isnan(figure.standard_error) else f" ± {figure.standard_error:.2g}"
-    difference = "–" if math.isnan(figure.difference) else f"{figure.difference:+.4g}{error}"
-    return [*("–" if math.isnan(value) else f"{value:.4g}" for value in (figure.first, figure.second)), difference]
+    """A, B, and the difference with its error, as reports show such figures; a dash for what is not known."""
+    from ..quality.records import metric_text, number_text
+
+    def text(value: float, error: float = math.nan) -> str:
+        if figure.name != "speedup":
+            return metric_text(figure.name, value, error)
+        return number_text(value, 2, "×") + ("" if math.isnan(error) else f" ± {error:.2f}")
+
+    sign = "+" if figure.difference > 0 else ""
+    return [text(figure.first), text(figure.second), sign + text(figure.difference, figure.standard_error)]
 
 
 def _notes(found: Comparison) -> list[str]:
@@ -55,4 +61,8 @@ def _notes(found: Comparison) -> list[str]:
     notes = [f"Only in {side}: {', '.join(names)}" for side, names in missing.items() if names]
     if not all(row.num_pairs for row in found.rows):
         notes.append("Without pairs, A and B are means over the videos of each report.")
-    return notes + [f"Note: {key} differs. A: {a}. B: {b}" for key, (a, b) in found.differing.items()]
+    return notes + [f"{key} differs. A: {_said(a)}. B: {_said(b)}" for key, (a, b) in found.differing.items()]
+
+
+def _said(value: Any) -> str:
+    return "not told" if value is None else str(value)

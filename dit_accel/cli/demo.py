@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .help_texts import arguments
+from .options import quiet_loading
 from .output import Result, Table, status
 
 _FIRST_SEED = 101
@@ -22,20 +23,21 @@ def demo(
     *,
     progress: bool,
 ) -> Result:
-    """Run the embedded model: every preset, and uniform skips of the same budgets, against the full run."""
+    """Run the embedded model: its presets and uniform skips of the same budgets, measured."""
     with status("Starting"):
         from ..quality.metrics import METRICS, unavailable_metrics
         from ..showcase import run_showcase
 
     missing = unavailable_metrics()
-    report = run_showcase(
-        out,
-        num_prompts=prompts,
-        seeds=range(_FIRST_SEED, _FIRST_SEED + seeds),
-        metrics=[name for name in METRICS if name not in missing],
-        with_sparse=sparse,
-        progress=progress,
-    )
+    with quiet_loading():
+        report = run_showcase(
+            out,
+            num_prompts=prompts,
+            seeds=range(_FIRST_SEED, _FIRST_SEED + seeds),
+            metrics=[name for name in METRICS if name not in missing],
+            with_sparse=sparse,
+            progress=progress,
+        )
     notes = [f"{name}: not measured ({reason})" for name, reason in missing.items()]
     return Result(
         {"out": out, "rows": report.to_dict()["rows"], "not_measured": missing},

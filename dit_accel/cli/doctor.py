@@ -49,7 +49,10 @@ def doctor(
         ),
     ] = None,
 ) -> Result:
-    """Tell what is installed and which backends and metrics work. A self-test checks what acceleration promises."""
+    """Tell what is installed and works, and test a pipeline.
+
+    The test runs it a few steps with and without acceleration: what must be the same to the bit, what must be undone.
+    """
     with status("Looking"):
         data, parts = _installation()
     if pipeline is None and self_test is None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,6 @@ from .output import status
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-
 
 DEMO = "demo"
 _MAX_PROMPTS_BYTES = 1 << 20
@@ -81,18 +80,25 @@ Presets = Annotated[
 ]
 
 
-def load_pipeline(source: str, dtype: str = "float32", device: str = "cpu") -> DiffusionPipeline:
-    """The pipeline, which shows no progress of its own."""
-    with status(f"Loading {source}"), ExitStack() as restore:
-        from diffusers.utils import logging as diffusers_logging
-        from transformers.utils import logging as transformers_logging
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without the bars of diffusers and transformers, which would tear the command's own line."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
-        from ..profiling import job_file
-
+    with ExitStack() as restore:
         for logging in (diffusers_logging, transformers_logging):
-            if logging.is_progress_bar_enabled():  # it would tear the line of the status
+            if logging.is_progress_bar_enabled():
                 logging.disable_progress_bar()
                 restore.callback(logging.enable_progress_bar)
+        yield
+
+
+def load_pipeline(source: str, dtype: str = "float32", device: str = "cpu") -> DiffusionPipeline:
+    """The pipeline, which shows no progress of its own."""
+    with status(f"Loading {source}"), quiet_loading():
+        from ..profiling import job_file
+
         pipe = job_file.load_pipeline(source, dtype, device)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -72,7 +72,9 @@ class Table:
         return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rules, *rows[1:]))
 
     def __rich__(self) -> DrawnTable:
-        table = DrawnTable(box=box.ROUNDED, header_style="bold")
+        table = DrawnTable(
+            box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False, collapse_padding=True
+        )
         for index, name in enumerate(self.head):
             is_words = index < self.num_words
             table.add_column(name, justify="left" if is_words else "right", no_wrap=index == 0, overflow="fold")

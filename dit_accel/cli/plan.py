@@ -58,7 +58,10 @@ def plan(
     power: Annotated[float, typer.Option(help=_PLAN["power"].text)] = 4.0,
     out: Annotated[Path | None, typer.Option(help="write the schedule here.")] = None,
 ) -> Result:
-    """Find the best schedule of an error graph under one limit: --budget, --milliseconds or --speedup."""
+    """Find the best schedule of an error graph under one limit.
+
+    The limit is --budget, --milliseconds or --speedup.
+    """
     from ..profiling import planner
     from ..profiling.error_graph import ErrorGraph
 

@@ -25,7 +25,7 @@ def presets(
         typer.Option("--fields", metavar="", help="list the fields of the configs instead, which --set can change."),
     ] = False,
 ) -> Result:
-    """List the presets of a pipeline: their method, how many steps they compute, their settings."""
+    """List the presets of a pipeline."""
     if fields:
         return _fields()
     from ..registry import presets_of

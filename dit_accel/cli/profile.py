@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .help_texts import arguments
+from .options import quiet_loading
 from .output import Result, status
 
 _JOB = arguments("profiling.job_file", "run_job")
@@ -25,13 +26,19 @@ def profile(
     *,
     progress: bool,
 ) -> Result:
-    """Measure an error graph and plan schedules. Run it again after an interruption: it goes on where it was."""
+    """Measure an error graph and plan schedules.
+
+    Run it again after an interruption: it goes on where it was.
+    """
     with status("Starting"):
         from ..profiling.job_file import JobFile, run_job
 
     found = JobFile.load(job)
     workdir = workdir or cache_dir() / "profiles" / found.name
-    graph, schedules = run_job(found, workdir, out or workdir / "profile", workers, rollouts=polish, progress=progress)
+    with quiet_loading():
+        graph, schedules = run_job(
+            found, workdir, out or workdir / "profile", workers, rollouts=polish, progress=progress
+        )
     lines = [f"{path}: {schedule.budget} of {schedule.num_steps} steps" for path, schedule in schedules.items()]
     return Result(
         {"rollout_steps": graph.rollout_steps, "schedules": list(schedules)},

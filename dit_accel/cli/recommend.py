@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,10 @@ def recommend(
         list[Path] | None, typer.Option(metavar="FILE ...", help=_RECOMMEND["reports"].text, show_default=False)
     ] = None,
 ) -> Result:
-    """Name the preset that, as measured, meets your limits best, and the Pareto front it is on."""
+    """Name the preset that, as measured, meets your limits best.
+
+    The table is the Pareto front of speed and quality: nothing that was measured is both faster and better.
+    """
     from .. import recommend as recommendations
     from ..quality.records import QualityReport
 
@@ -39,5 +43,8 @@ def recommend(
         min_ssim=min_ssim,
         reports=reports or (),
     )
-    front = Table.from_markdown(QualityReport(found.front).to_markdown())
-    return Result(found.to_dict(), [found.preset, "", found.why, "", front])
+    # Of the metrics, those that limits can be set for: one line a row at a terminal of 100 columns.
+    named = recommendations.QUALITY_METRICS
+    front = [replace(row, metrics={n: row.metrics[n] for n in named if n in row.metrics}) for row in found.front]
+    table = Table.from_markdown(QualityReport(tuple(front)).to_markdown())
+    return Result(found.to_dict(), [found.preset, "", found.why, "", table])

@@ -68,7 +68,10 @@ def report(
     stored: Stored = None,
     progress: bool,
 ) -> Result:
-    """Measure speed and quality of presets on your prompts, against the same seeds' full runs."""
+    """Measure speed and quality of presets on your prompts.
+
+    What is measured against is the full run of the same prompt and seed.
+    """
     if stored is not None:
         if presets or prompts or out:
             raise typer.BadParameter("only --html and --videos go with it, as nothing is run.", param_hint="'--from'")

@@ -35,8 +35,9 @@ def test_compare(shell: Shell, files: list[str]) -> None:
     }
     assert found["differing"] == {"device": ["CPU", "GPU"]} and found["first"] == files[0]
     text = shell.ok("compare", *files)
-    assert "| fast | psnr | 30.5 | 32 | +1.5 ± 0 | 2 |" in text
-    assert "Note: device differs. A: CPU. B: GPU" in text and "Only in" not in text
+    assert "| fast | psnr | 30.50 | 32.00 | +1.50 ± 0.00 | 2 |" in text
+    assert "| fast | speedup | 2.50× | 2.50× | 0.00× ± 0.00 | 2 |" in text
+    assert "device differs. A: CPU. B: GPU" in text and "Only in" not in text
 
 
 def test_compare_what_cannot_be(shell: Shell, files: list[str], tmp_path: Path) -> None:

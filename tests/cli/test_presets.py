@@ -36,4 +36,4 @@ def test_presets_in_detail(shell: Shell, source: str, monkeypatch: pytest.Monkey
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("COLUMNS", "100")
     text = shell.ok("presets", source)
-    assert "3 / 8 + 1 partial" in text and "as it runs" in text and "│ all " in text and "defaults" in text
+    assert "3 / 8 + 1 partial" in text and "as it runs" in text and " all " in text and "defaults" in text
