@@ -13,12 +13,11 @@ from .configs import Config, DBCacheConfig, LeMiCaConfig, SVG2Config
 from .documents import quoted
 from .errors import AlreadyAcceleratedError, ConfigError, UnknownPresetError, UnsupportedPipelineError, did_you_mean
 from .installation import Installation
-from .registry import find_spec, find_variant, refuse_other_family
+from .registry import find_spec, presets_of, refuse_other_family
 from .run_record import AccelerationStats, StepCounter
 from .scheduled import install_lemica
 from .sparse import SVG2State
 from .sparse.install import install_svg2
-from .specs import PipelineSpec, PresetBuilder
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -105,8 +104,8 @@ def enable_acceleration(
 
     Args:
         pipe: a supported diffusers pipeline; only this instance is changed.
-        presets_or_configs: preset names (``"lemica-fast"``), schedules on the Hub (``"org/repo:name"``), configs, or
-            sequences of them. ``"a+b"`` joins presets.
+        presets_or_configs: preset names (``"lemica-fast"``), schedule files (``"mine.json"``), schedules on the Hub
+            (``"org/repo:name"``), configs, or sequences of them. ``"a+b"`` joins names.
         speedup, max_lpips, max_st_lpips, min_psnr, min_ssim: limits in place of a preset; the one that was measured to
             meet them best is enabled, see `dit_accel.recommend.recommend`, and ``handle.recommendation`` says why.
         overrides: fields to replace in the configs, e.g. ``forecast="hold"``.
@@ -138,7 +137,7 @@ def enable_acceleration(
     recommendation = _recommended(pipe, presets_or_configs, overrides, limits)
     if recommendation is not None:
         presets_or_configs = (recommendation.preset,)
-    configs = _overridden(tuple(_flatten(pipe, spec, presets_or_configs)), overrides)
+    configs = _overridden(tuple(_flatten(pipe, presets_or_configs)), overrides)
     for config in configs:
         schedule = config.cache_schedule if isinstance(config, LeMiCaConfig) else getattr(config, "schedule", None)
         if schedule is not None:
@@ -214,31 +213,26 @@ def available_presets(pipe: DiffusionPipeline) -> list[str]:
     Raises:
         UnsupportedPipelineError: no specification covers the pipeline.
     """
-    return sorted(_presets(pipe, find_spec(pipe)))
+    return sorted(presets_of(pipe))
 
 
-def _presets(pipe: DiffusionPipeline, spec: PipelineSpec) -> dict[str, PresetBuilder]:
-    variant = find_variant(pipe, spec)
-    return {**spec.all_presets, **(variant.presets if variant else {})}
-
-
-def _flatten(pipe: DiffusionPipeline, spec: PipelineSpec, wanted: Sequence[Any]) -> list[Config]:
+def _flatten(pipe: DiffusionPipeline, wanted: Sequence[Any]) -> list[Config]:
     """Presets and configs, nested or joined by ``+``, as a flat list of configs."""
-    presets = _presets(pipe, spec)
+    presets = presets_of(pipe)
     configs: list[Config] = []
     for item in wanted:
         if type(item) in _INSTALLERS:
             configs.append(item)
         elif isinstance(item, str):
             for name in item.split("+"):
-                if ":" in name:  # no preset's name has one
+                if ":" in name or name.endswith(".json"):  # on the Hub, or a file; no preset is called so
                     configs.append(LeMiCaConfig(name))
                     continue
                 if name not in presets:
                     raise _unknown_preset(type(pipe).__name__, name, sorted(presets))
                 configs += presets[name]()
         elif isinstance(item, Sequence):
-            configs += _flatten(pipe, spec, item)
+            configs += _flatten(pipe, item)
         else:
             allowed = ", ".join(kind.__name__ for kind in _INSTALLERS)
             raise ConfigError(

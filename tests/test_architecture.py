@@ -65,6 +65,7 @@ TABLE = (
     Row("profiling.graph_plot", (*BASE, *GRAPH), (), ("matplotlib",)),
     *(Row(f"profiling.{name}", (*BASE, *GRAPH)) for name in ("planner", "joint")),
     Row("quality", (*BASE, "quality", "registry"), ("torch", "numpy", "imageio"), (*REPORTS, "hub")),
+    Row("quality.charts", ("quality",), ("matplotlib",)),
     Row("api", (*INSTALLED, "registry", "cache", "scheduled", "sparse"), ("torch",), ("recommend",)),
     Row("recommend", (*BASE, "registry", "api", "quality.front", "quality.records")),
     Row("demo", ANY, (), ANY),

@@ -68,6 +68,17 @@ def test_presets_and_configs_resolve(with_presets, wanted):
         assert acceleration.stats.computed_steps["transformer"]["cond"] == [0, 3]
 
 
+def test_a_schedule_file_is_as_good_as_a_preset(with_presets, tmp_path):
+    path = str(tmp_path / "mine.json")
+    FAST.save(path)
+    with enable_acceleration(with_presets, f"{path}+nothing") as acceleration:
+        assert acceleration.configs == (LeMiCaConfig(path),)
+        run_tiny(with_presets)
+        assert acceleration.stats.computed_steps["transformer"]["cond"] == [0, 3]
+    with pytest.raises(ScheduleError, match="There is no schedule file"):
+        enable_acceleration(with_presets, str(tmp_path / "absent.json"))
+
+
 def test_overrides_replace_fields(with_presets):
     with enable_acceleration(with_presets, "lemica-fast", schedule=SLOW, forecast="hold") as acceleration:
         assert acceleration.configs == (LeMiCaConfig(SLOW, forecast="hold"),)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..configs import SVG2Config
+from ..demo import DEMO_INPUTS
 from ..documents import is_number, quoted, read_json_file
 from ..errors import ConfigError, JobError, did_you_mean
 from ..schedule import CacheSchedule
@@ -106,13 +107,14 @@ class JobFile:
                     f"{path}: {quoted(name)} cannot name files. Use lower-case letters, digits and hyphens."
                 )
         pipeline = document["pipeline"]
+        is_demo = pipeline["source"] == DEMO_SOURCE  # whose inputs are known
         return cls(
             name=document["job"]["name"],
             source=pipeline["source"],
             dtype=pipeline.get("dtype", "float32"),
             device=pipeline.get("device", "cpu"),
             profile=document["profile"],
-            inputs=document.get("inputs", {}),
+            inputs={**(DEMO_INPUTS if is_demo else {}), **document.get("inputs", {})},
             objective=plan.get("objective", "lexicographic-minimax"),
             power=plan.get("power", 4.0),
             presets=presets,

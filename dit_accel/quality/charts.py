@@ -65,7 +65,7 @@ _VARIABLES = {
     **{f"#00fc{number:02x}": f"var(--kind-{number})" for number in range(len(KINDS))},
 }
 _NAMES = list(_VARIABLES)
-_PAGE = Theme(*_NAMES[:3], tuple(_NAMES[3:-5]), dict(zip(KINDS, _NAMES[-5:], strict=True)))
+_PAGE = Theme(_NAMES[0], _NAMES[1], _NAMES[2], tuple(_NAMES[3:-5]), dict(zip(KINDS, _NAMES[-5:], strict=True)))
 
 
 def page_charts(report: QualityReport) -> dict[str, Any]:

@@ -73,6 +73,11 @@ def _viewer(report: QualityReport, metrics: list[str]) -> dict[str, Any]:
         for sample in sorted(samples, key=lambda sample: _quality(sample, metrics[0]) if metrics else 0.0):
             found = prompts.index(sample.prompt) if sample.prompt in prompts else len(prompts)
             place, label = (found, sample.seed), 1 + labels.index(row.name)
+            files_shown = [
+                video_file(*place, 0),
+                video_file(*place, label),
+                video_file(*place, label, is_difference=True),
+            ]
             entry = {
                 "prompt": sample.prompt,
                 "seed": sample.seed,
@@ -82,13 +87,9 @@ def _viewer(report: QualityReport, metrics: list[str]) -> dict[str, Any]:
                 "frames": {
                     name: [metric_text(name, value) for value in values] for name, values in sample.frames.items()
                 },
-                "videos": [
-                    video_file(*place, 0),
-                    video_file(*place, label),
-                    video_file(*place, label, is_difference=True),
-                ],
+                "videos": files_shown,
             }
-            names |= dict.fromkeys(entry["videos"])
+            names |= dict.fromkeys(files_shown)
             shown.setdefault(row.name, []).append(entry)
     return {
         "data": json.dumps({"rows": shown, "fps": report.provenance.get("fps", 16)}).replace("<", "\\u003c"),
@@ -114,7 +115,7 @@ def _data(report: QualityReport, name: str) -> str:
 
 
 def _text(name: str) -> str:
-    return files(__package__).joinpath(_TEMPLATES, name).read_text(encoding="utf-8")
+    return files(__package__).joinpath(_TEMPLATES).joinpath(name).read_text(encoding="utf-8")
 
 
 def _mean(row: QualityRow, name: str) -> str:

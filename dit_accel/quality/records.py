@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ..documents import parse_document, read_json_file, save_file
 from ..errors import ConfigError
+from .parsing import parse_records
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 SCHEMA = "dit_accel.quality_report"
 VERSION = 2  # version 1 had no values of frames, no steps and no peak memory
@@ -21,7 +25,6 @@ _DIGITS = {"psnr": 2, "psnr_moving": 2, "ssim": 4}
 _OTHER_DIGITS = 5  # of distances, which may be small
 # What a step did, in the strings of `QualitySample.steps`.
 FULL, SPARSE, PARTIAL, REUSE, IDLE = "FSPR-"
-_Record = TypeVar("_Record", "QualityRow", "QualitySample")
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,26 @@ class QualityReport:
 
     def to_json(self, path: str | Path) -> None:
         """Write the report atomically; the folder must exist, or a `ConfigError` says so."""
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        save_file(Path(path), text, ConfigError, "report")
+        save_file(Path(path), self._to_text(), ConfigError, "report")
+
+    def _to_text(self) -> str:
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+    def push_to_hub(self, repo_id: str, name: str, *, revision: str | None = None, **options: Any) -> CommitInfo:
+        """Commit the report to a model repository of the Hub, as ``dit_accel/NAME.report.json``, without videos.
+
+        ``options`` are those of `CacheSchedule.push_to_hub`. Raises `HubError` as it does.
+        """
+        from ..hub import HubFile, upload
+
+        return upload(HubFile("report", repo_id, name, revision), self._to_text(), MAX_FILE_BYTES, **options)
+
+    @classmethod
+    def from_hub(cls, repo_id: str, name: str, *, revision: str | None = None, **options: Any) -> QualityReport:
+        """Read a report of the Hub, or of its cache; ``options`` and `HubError` as in `CacheSchedule.from_hub`."""
+        from ..hub import HubFile, download
+
+        return cls.load(download(HubFile("report", repo_id, name, revision), MAX_FILE_BYTES, **options))
 
     def to_html(self, path: str | Path) -> None:
         """Write one page, with everything it needs inside: table, charts, steps, videos side by side, provenance.
@@ -171,10 +192,13 @@ class QualityReport:
             raise ConfigError(
                 f"{origin}: provenance must be a JSON object. Write the file with QualityReport.to_json."
             )
+        is_old = document["version"] < VERSION
         return cls(
-            rows=_records(QualityRow, document["rows"], f"{origin}: rows", document["version"]),
+            rows=parse_records(QualityRow, document["rows"], f"{origin}: rows", is_old=is_old, has_errors=True),
             provenance=document["provenance"],
-            samples=_records(QualitySample, document["samples"], f"{origin}: samples", document["version"]),
+            samples=parse_records(
+                QualitySample, document["samples"], f"{origin}: samples", is_old=is_old, has_errors=False
+            ),
             videos=None if videos is None else Path(videos),
         )
 
@@ -201,80 +225,3 @@ def metric_text(name: str, mean: float, error: float = math.nan) -> str:
     """A metric's value for people, with its standard error if there is one."""
     digits = _DIGITS.get(name, _OTHER_DIGITS)
     return number_text(mean, digits) + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
-
-
-def _records(kind: type[_Record], entries: object, origin: str, version: int) -> tuple[_Record, ...]:
-    """The entries of one list of the file as dataclasses, or a `ConfigError` that names the bad one."""
-    if not isinstance(entries, list):
-        raise ConfigError(f"{origin} must be a list. Write the file with QualityReport.to_json.")
-    # What version 1 did not have has a default.
-    names = {item.name for item in fields(kind) if version > 1 or _is_required(item)}
-    records = []
-    for index, entry in enumerate(entries):
-        where = f"{origin}[{index}]"
-        if not isinstance(entry, dict) or set(entry) != names:
-            raise ConfigError(f"{where} must be an object with exactly the keys {sorted(names)}, got {entry!r:.80}.")
-        try:
-            records.append(kind(**{key: _typed(kind, key, value) for key, value in entry.items()}))
-        except ValueError as error:
-            raise ConfigError(f"{where} is malformed: {error}. Write the file with QualityReport.to_json.") from None
-    return tuple(records)
-
-
-def _is_required(item: Any) -> bool:
-    return item.default is MISSING and item.default_factory is MISSING
-
-
-def _typed(kind: type, key: str, value: Any) -> Any:
-    """One JSON value of a record as its Python type, or ValueError."""
-    if key in ("name", "prompt"):
-        return _text(key, value)
-    if key in ("density", "peak_memory_bytes") and value is None:
-        return None
-    if key in ("density", "speedup"):
-        return _float(key, value)
-    if key == "metrics":
-        read = _pair if kind is QualityRow else _float
-        return {name: read(name, item) for name, item in _object(key, value).items()}
-    if key == "frames":
-        return {name: _floats(name, item) for name, item in _object(key, value).items()}
-    if key == "steps":
-        return {
-            denoiser: {branch: _text(branch, letters) for branch, letters in _object(denoiser, branches).items()}
-            for denoiser, branches in _object(key, value).items()
-        }
-    if type(value) is not int:
-        raise ValueError(f"{key} must be a whole number, got {value!r:.40}")
-    return value
-
-
-def _object(key: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{key} must be an object, got {value!r:.40}")
-    return value
-
-
-def _text(key: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{key} must be text, got {value!r:.40}")
-    return value
-
-
-def _floats(key: str, value: Any) -> tuple[float, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"{key} must be a list of numbers, got {value!r:.40}")
-    return tuple(_float(key, item) for item in value)
-
-
-def _pair(name: str, item: Any) -> tuple[float, float]:
-    if not isinstance(item, list) or len(item) != 2:
-        raise ValueError(f"{name} must be [mean, standard error], got {item!r:.40}")
-    return _float(name, item[0]), _float(name, item[1])
-
-
-def _float(key: str, value: Any) -> float:
-    if value is None:
-        return math.nan
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{key} must be a number or null, got {value!r:.40}")
-    return float(value)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from dit_accel import SVG2Config
+from dit_accel import DEMO_INPUTS, SVG2Config
 from dit_accel.errors import JobError
 from dit_accel.pipelines import wan
 from dit_accel.profiling import job_file
@@ -50,10 +50,17 @@ def test_shipped_jobs_load(path: Path) -> None:
 def test_a_minimal_job_has_defaults(tmp_path: Path) -> None:
     job = JobFile.load(write(tmp_path / "job.toml", MINIMAL))
     assert (job.dtype, job.device, job.objective, job.power) == ("float32", "cpu", "lexicographic-minimax", 4.0)
-    assert job.inputs == {} and job.presets == {} and job.profile["num_inference_steps"] == 5
+    assert job.inputs == DEMO_INPUTS and job.presets == {} and job.profile["num_inference_steps"] == 5
     assert job.speedups == {} and job.sparse is None
     assert not {"step_times", "budgets", "partial_blocks"} & set(job.profile_arguments())
     assert checked_job(**job.profile_arguments()).has_times is False
+
+
+def test_inputs_of_the_demo_are_known_and_can_be_changed(tmp_path: Path) -> None:
+    job = JobFile.load(write(tmp_path / "job.toml", MINIMAL + "[inputs]\nheight = 24\n"))
+    assert job.inputs == {**DEMO_INPUTS, "height": 24}
+    other = MINIMAL.replace('"demo"', '"some/model"')
+    assert JobFile.load(write(tmp_path / "other.toml", other)).inputs == {}
 
 
 FULL = (
