@@ -92,10 +92,18 @@ def show(result: Result, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(json_value(result.data), indent=2, allow_nan=False))
     elif not console.is_terminal:
-        typer.echo("\n".join(map(str, result.parts)))
+        typer.echo("\n".join(map(str, _spaced(result.parts))))
     else:
-        for part in result.parts:
+        for part in _spaced(result.parts):
             console.print(part)
+
+
+def _spaced(parts: Sequence[str | Drawn]) -> Iterator[str | Drawn]:
+    """The parts with an empty line before and after what is not plain text; Markdown needs it, too."""
+    for before, part in zip((None, *parts), parts, strict=False):
+        if before is not None and not (isinstance(before, str) and isinstance(part, str)):
+            yield ""
+        yield part
 
 
 def error_line(text: str) -> None:

@@ -47,4 +47,4 @@ def recommend(
     named = recommendations.QUALITY_METRICS
     front = [replace(row, metrics={n: row.metrics[n] for n in named if n in row.metrics}) for row in found.front]
     table = Table.from_markdown(QualityReport(tuple(front)).to_markdown())
-    return Result(found.to_dict(), [found.preset, "", found.why, "", table])
+    return Result(found.to_dict(), [found.preset, found.why, table])

@@ -27,7 +27,7 @@ def test_bench(shell: Shell, options: list[str], tmp_path: Path) -> None:
 
 def test_bench_as_text_and_with_other_settings(shell: Shell, options: list[str]) -> None:
     text = shell.ok(*options, "--presets", "dbcache-fast", "--set", "max_warmup_steps=3", "--set", "forecast=hold")
-    head, _, baseline, row, note = text.splitlines()
+    head, _, baseline, row, _, note = text.splitlines()
     assert head.startswith("| name | seconds | speed-up | p20 to p80 | full steps | cache | peak memory |")
     assert baseline.startswith("| baseline | ") and baseline.endswith("| not measured |")
     assert row.startswith("| dbcache-fast, max_warmup_steps=3, forecast=hold | ") and "× |" in row and "MiB" in row

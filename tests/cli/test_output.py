@@ -62,14 +62,14 @@ def test_where_it_is_shown_decides_how(
 ) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1" if is_terminal else "0")
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    show(Result({"value": 1}, [Table(["name"], [["[a]"]]), "[text]"]), as_json)
+    show(Result({"value": 1}, [Table(["name"], [["[a]"]]), "[text]", "more"]), as_json)
     out = capsys.readouterr().out
     if as_json:
         assert json.loads(out) == {"value": 1}
     elif is_terminal:
         assert "───" in out and "[a]" in out and "[text]" in out and "|" not in out
     else:
-        assert out == "| name |\n| --- |\n| [a] |\n[text]\n"
+        assert out == "| name |\n| --- |\n| [a] |\n\n[text]\nmore\n"
 
 
 def test_status_says_nothing_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:

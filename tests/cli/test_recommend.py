@@ -32,7 +32,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_recommend(shell: Shell, source: str, asked: list[dict[str, Any]]) -> None:
     options = ("--pipeline", source, "--speedup", "2", "--max-lpips", "0.1", "--min-psnr", "30")
     text = shell.ok("recommend", *options, "--reports", "a.json", "b.json")
-    assert text.startswith("fast\n\nbecause it was measured\n\n| name | full steps |")
+    assert text.startswith("fast\nbecause it was measured\n\n| name | full steps |")
     assert "| fast | 2 / 4 | 2.50× | 40.00 ± 1.00 | 3 |" in text
     none = {"max_st_lpips": None, "min_ssim": None}
     limits = {"speedup": 2.0, "max_lpips": 0.1, "min_psnr": 30.0, **none}
