@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 _MAX_PROMPTS_BYTES = 1 << 20
+_VIDEOS = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 # Arguments that the library functions take for themselves, which --inputs must not set.
 _OWN = (
     "pipe",
@@ -44,8 +45,8 @@ Inputs = Annotated[
     str,
     typer.Option(
         metavar="JSON",
-        help="further arguments of the pipeline as a JSON object, e.g. '{\"height\": 480}'. Those of the embedded "
-        "model are known.",
+        help='further arguments of the pipeline as a JSON object, e.g. \'{"height": 480, "image": "@first.png"}\'; '
+        "@FILE is a picture or video to load. Those of the embedded model are known.",
     ),
 ]
 Overrides = Annotated[
@@ -105,7 +106,11 @@ def load_pipeline(source: str, dtype: str = "float32", device: str = "cpu") -> D
 
 
 def pipeline_inputs(source: str, text: str) -> dict[str, Any]:
-    """What ``--inputs`` holds, over what the embedded model was made for; `ConfigError` if it is no JSON object."""
+    """What ``--inputs`` holds, over what the embedded model was made for.
+
+    Raises:
+        ConfigError: it is no JSON object, holds what a command sets itself, or a file that cannot be read.
+    """
     from ..demo import DEMO_INPUTS
 
     example = "Example: --inputs '{\"height\": 480}'"
@@ -118,7 +123,24 @@ def pipeline_inputs(source: str, text: str) -> dict[str, Any]:
     taken = sorted({*_OWN, "num_inference_steps"} & set(inputs))
     if taken:
         raise ConfigError(f"--inputs holds arguments of the pipeline only, got {', '.join(taken)}.")
-    return {**(DEMO_INPUTS if source == DEMO else {}), **inputs}
+    return {**(DEMO_INPUTS if source == DEMO else {}), **_with_files(inputs)}
+
+
+def _with_files(value: Any) -> Any:
+    """``value`` with each text ``"@FILE"`` replaced by the picture, or the frames, of the file."""
+    if isinstance(value, dict):
+        return {key: _with_files(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_files(item) for item in value]
+    if not isinstance(value, str) or not value.startswith("@"):
+        return value
+    from diffusers.utils import load_image, load_video
+
+    path = Path(value[1:])
+    try:
+        return load_video(str(path)) if path.suffix.lower() in _VIDEOS else load_image(str(path))
+    except Exception as problem:  # of the library that decodes it
+        raise ConfigError(f"--inputs: {value} cannot be read as a picture or video: {problem}") from None
 
 
 def check_folder(path: Path | None, option: str) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from dit_accel.cli.options import quiet_loading
 from dit_accel.cli.output import Result, Table, json_value, show, status
 
 
@@ -76,3 +78,21 @@ def test_status_says_nothing_where_nobody_looks(capsys: pytest.CaptureFixture[st
     with status("Loading"):
         pass
     assert capsys.readouterr() == ("", "")
+
+
+def test_status_is_shown_at_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with status("Loading"):
+        pass
+    out, err = capsys.readouterr()
+    assert out == "" and "Loading" in err and "\n\n" not in err
+
+
+def test_loading_is_quiet_and_only_loading() -> None:
+    from diffusers.utils import logging
+
+    assert logging.is_progress_bar_enabled()
+    with quiet_loading():
+        assert not logging.is_progress_bar_enabled()
+    assert logging.is_progress_bar_enabled()

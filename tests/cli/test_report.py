@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
+import numpy as np
 import pytest
+from PIL import Image
 
 from dit_accel import DEMO_INPUTS, CacheSchedule, LeMiCaConfig
 from dit_accel.cli import main
 from dit_accel.cli.options import parse_overrides, pipeline_inputs
+from dit_accel.errors import ConfigError
 from dit_accel.registry import all_specs
 
 from ..conftest import tiny_inputs
@@ -133,6 +137,17 @@ def test_report_needs_what_to_run_or_a_report(capsys: pytest.CaptureFixture[str]
 def test_inputs_of_the_embedded_model_are_known() -> None:
     assert pipeline_inputs("demo", '{"height": 96}') == {**DEMO_INPUTS, "height": 96}
     assert pipeline_inputs("other", "{}") == {}
+
+
+def test_files_among_the_inputs_are_loaded(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 2), "red").save(tmp_path / "a.png")
+    iio.imwrite(tmp_path / "b.mp4", np.zeros((3, 16, 16, 3), np.uint8), fps=8)
+    texts = {"image": f"@{tmp_path}/a.png", "references": [f"@{tmp_path}/a.png", 1], "video": f"@{tmp_path}/b.mp4"}
+    found = pipeline_inputs("other", json.dumps(texts))
+    assert found["image"].size == found["references"][0].size == (4, 2) and found["references"][1] == 1
+    assert [frame.size for frame in found["video"]] == [(16, 16)] * 3
+    with pytest.raises(ConfigError, match=r"--inputs: @absent.png cannot be read as a picture or video"):
+        pipeline_inputs("other", '{"image": "@absent.png"}')
 
 
 @pytest.mark.parametrize(
