@@ -191,18 +191,20 @@ def draw_steps(report: QualityReport, theme: Theme = LIGHT) -> Figure:
 
 
 def _lanes(samples: Sequence[QualitySample]) -> dict[str, list[dict[str, float]]]:
-    """``"denoiser branch"`` -> for each step the share of the videos of each kind."""
-    lanes: dict[str, list[str]] = {}
+    """``"denoiser branch"`` -> for each step the share of the videos of each kind. Equal branches are one."""
+    letters: dict[tuple[str, str], list[str]] = {}
     for sample in samples:
         for denoiser, branches in sample.steps.items():
-            for branch, letters in branches.items():
-                lanes.setdefault(f"{denoiser} {branch}", []).append(letters)
+            for branch, line in branches.items():
+                letters.setdefault((denoiser, branch), []).append(line)
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (denoiser, branch), lines in letters.items():
+        alike.setdefault((denoiser, tuple(lines)), []).append(branch)
     return {
-        lane: [
-            {kind: found.count(kind) / len(found) for kind in KINDS}
-            for found in ([letters[step] for letters in videos] for step in range(min(map(len, videos))))
+        f"{denoiser} {', '.join(branches)}": [
+            {kind: found.count(kind) / len(found) for kind in KINDS} for found in zip(*lines, strict=False)
         ]
-        for lane, videos in lanes.items()
+        for (denoiser, lines), branches in alike.items()
     }
 
 

@@ -54,7 +54,9 @@ def device_name(device: torch.device) -> str:
     cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on most Linux systems
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{(models or [platform.processor() or platform.machine()])[0]}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    name = (models or [platform.processor() or platform.machine()])[0]
+    return f"{name}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def _version(distribution: str) -> str:

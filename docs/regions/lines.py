@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .data import dated, result
-from .markdown import listed, percent, times
+from .markdown import listed, percent, table, times
 from .model import FOLDER, SCORING, read_scores
 from .planner import generations, graph
-from .quality import REPORT, report, report_command, report_row
+from .quality import PRESET_OF, REPORT, report, report_command, report_row
 
 
 def headline() -> str:
@@ -19,6 +19,20 @@ def headline() -> str:
         f"evenly spread steps at {uniform_psnr:.1f} dB; {row.num_videos} held-out videos, {where['device']} "
         f"(`{report_command()}`, {dated(where, REPORT)})."
     )
+
+
+def rivals() -> str:
+    """The presets beside the best of what else there is."""
+    theirs, ours = result("step_quality_rivals"), result("step_quality_planned")
+    num_rivals = len({row["subject"] for row in theirs.rows})
+    rows = [["`lemica-*`"], [f"the best of {num_rivals} rivals"]]
+    for budget, preset in PRESET_OF.items():
+        known = [row for row in theirs.rows if row["setting"]["budget"] == budget and "note" not in row["setting"]]
+        best = max(known, key=lambda row: float(row["figures"]["psnr_db"]))
+        rows[0].append(f"**{ours.figures(f'lemica-{preset}')['psnr_db']:.1f}**")
+        rows[1].append(f"{best['figures']['psnr_db']:.1f} ({best['subject']})")
+    head = ["PSNR (dB) at as many computed steps", *(f"{budget} of 50" for budget in PRESET_OF)]
+    return f"{table(head, rows)}\n{theirs.source}"
 
 
 def dbcache() -> str:
@@ -114,6 +128,7 @@ def model_scores() -> str:
 
 REGIONS = {
     "headline": headline,
+    "rivals": rivals,
     "dbcache-line": dbcache,
     "planner-cost-line": planner_cost,
     "polish-line": polish,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dit_accel.errors import ConfigError, MissingPackageError
-from dit_accel.quality import QualityReport, page
+from dit_accel.quality import QualityReport, charts, page
 from dit_accel.quality.charts import page_charts
 from dit_accel.quality.page import render
 
@@ -96,3 +96,16 @@ def test_charts_take_the_colours_of_the_page(report: QualityReport) -> None:
     assert "var(--series-1)" in everything and "var(--kind-3)" in everything and "<style" not in everything
     ids = re.findall(r' id="([^"]+)"', charts["steps"])
     assert all(f"#{name}" in charts["steps"] for name in ids)
+
+
+def test_strips_join_branches_that_did_the_same(report: QualityReport) -> None:
+    steps = page_charts(report)["steps"]
+    assert "fast  transformer cond, uncond" in steps and "slow  transformer cond" in steps
+    differing = replace(report.samples[0], steps={"transformer": {"cond": "FRRF", "uncond": "FRFF"}})
+    steps = page_charts(replace(report, samples=(differing, *report.samples[1:])))["steps"]
+    assert "fast  transformer cond<" in steps and "fast  transformer uncond<" in steps
+
+
+def test_where_videos_differ_a_strip_has_their_shares(report: QualityReport) -> None:
+    (lane,) = charts._lanes([replace(report.samples[0], steps={"t": {"c": steps}}) for steps in ("FR", "FF")]).values()
+    assert [(step["F"], step["R"]) for step in lane] == [(1, 0), (0.5, 0.5)]
