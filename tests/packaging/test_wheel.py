@@ -16,10 +16,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = ("dit_accel", "pipelines", "offline_profiles")
 ROOT_FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
-NEVER_SHIPPED = ("tests", "notebooks", "benchmarks")
+NEVER_SHIPPED = ("tests", "notebooks", "benchmarks", "docs")
 # Shipped besides Python files; docs of a folder too.
 DATA = {
-    "dit_accel": {"py.typed"},
+    "dit_accel": {"py.typed", ".j2", ".css", ".js"},
     "pipelines": {".safetensors", ".json", ".md"},
     "offline_profiles": {".json", ".toml", ".md"},
 }
@@ -34,6 +34,7 @@ STAND_INS = {
     "tests/test_stand_in.py": "",
     "notebooks/stand_in.ipynb": "{}",
     "benchmarks/stand_in.py": "",
+    "docs/stand_in.md": "",
 }
 # Runs in a fresh interpreter whose first path entry is the folder that the wheel was installed into.
 PROBE = """
@@ -44,7 +45,8 @@ names = ["dit_accel", "dit_accel.pipelines.digits_wan.captions", "dit_accel.offl
 where = {name: importlib.import_module(name).__file__ for name in names}
 data = files("dit_accel.offline_profiles").joinpath("stand-in").joinpath("preset.json").read_text()
 weights = files("dit_accel.pipelines.digits_wan").joinpath("weights").joinpath("stand_in")
-json.dump({"where": where, "data": data, "weights": weights.joinpath("model.safetensors").read_text()}, sys.stdout)
+page = files("dit_accel.quality").joinpath("templates").joinpath("report.html.j2").read_text()
+json.dump({"where": where, "data": data, "page": page, "weights": weights.joinpath("model.safetensors").read_text()}, sys.stdout)
 """
 
 
@@ -136,6 +138,7 @@ def test_installed_wheel_imports_and_reads_its_data(dist, tmp_path):
     assert all(Path(file).is_relative_to(target) for file in report["where"].values()), report["where"]
     assert report["data"] == "{}"
     assert report["weights"] == "x"
+    assert report["page"].startswith("<!doctype html>")
 
 
 def test_working_tree_resolves_the_mapped_packages():
