@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .help_texts import arguments
-from .output import Result, Table
+from .output import Result, Table, status
 
 if TYPE_CHECKING:
     from ..quality.comparison import Comparison, Figure
@@ -22,8 +22,9 @@ def compare(
     second: Annotated[Path, typer.Argument(metavar="B.json", help=f"a quality report: {_COMPARE['second'].text}")],
 ) -> Result:
     """Compare two quality reports, row by row, over the videos that both have."""
-    from ..quality import comparison
-    from ..quality.records import QualityReport
+    with status("Starting"):
+        from ..quality import comparison
+        from ..quality.records import QualityReport
 
     found = comparison.compare(QualityReport.load(first), QualityReport.load(second))
     rows = [

@@ -13,6 +13,7 @@ import typer
 
 from ..documents import quoted, read_json_file
 from ..errors import ConfigError
+from .help_texts import arguments
 from .output import status
 
 if TYPE_CHECKING:
@@ -21,20 +22,8 @@ if TYPE_CHECKING:
 DEMO = "demo"
 _MAX_PROMPTS_BYTES = 1 << 20
 _VIDEOS = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
-# Arguments that the library functions take for themselves, which --inputs must not set.
-_OWN = (
-    "pipe",
-    "accelerations",
-    "prompts",
-    "seeds",
-    "metrics",
-    "out",
-    "videos",
-    "fps",
-    "warmup",
-    "progress",
-    "repeats",
-)
+# What --inputs must not set, as other options do.
+_OWN = {*arguments("quality.report", "evaluate"), *arguments("bench", "measure_speed"), "num_inference_steps"}
 
 SOURCE_HELP = 'the pipeline: "demo", a diffusers directory or a hub id.'
 Pipeline = Annotated[str, typer.Option(help=SOURCE_HELP)]
@@ -120,9 +109,11 @@ def pipeline_inputs(source: str, text: str) -> dict[str, Any]:
         raise ConfigError(f"--inputs is not valid JSON: {problem}. {example}") from None
     if not isinstance(inputs, dict):
         raise ConfigError(f"--inputs must be a JSON object, got {quoted(inputs)}. {example}")
-    taken = sorted({*_OWN, "num_inference_steps"} & set(inputs))
+    taken = sorted(_OWN & set(inputs))
     if taken:
-        raise ConfigError(f"--inputs holds arguments of the pipeline only, got {', '.join(taken)}.")
+        raise ConfigError(
+            f"--inputs holds arguments of the pipeline only, got {', '.join(taken)}. Leave them out; most are options."
+        )
     return {**(DEMO_INPUTS if source == DEMO else {}), **_with_files(inputs)}
 
 
@@ -174,13 +165,13 @@ def _value(text: str) -> Any:
     return text
 
 
-def accelerations(pipe: DiffusionPipeline, presets: Sequence[str], assignments: Sequence[str]) -> dict[str, Any]:
-    """Label -> preset; or, if fields are replaced, its configs, under a label that says so."""
+def accelerations(pipe: DiffusionPipeline, presets: Sequence[str], assignments: Sequence[str]) -> Any:
+    """The presets; or, if fields are replaced, label -> configs, under labels that say so."""
     from ..api import enable_acceleration
 
     overrides = parse_overrides(assignments)
     if not overrides:
-        return {preset: preset for preset in presets}
+        return list(presets)
     found = {}
     for preset in presets:
         with enable_acceleration(pipe, preset, **overrides) as acceleration:  # which checks the fields

@@ -32,17 +32,9 @@ def presets(
 
     details = [_described(name, build()) for name, build in sorted(presets_of(load_pipeline(pipeline)).items())]
     rows = [[each["name"], each["method"], _steps(each), _settings(each["settings"])] for each in details]
-    return Result(
-        {"presets": [each["name"] for each in details], "details": details},
-        [
-            Table(
-                ["preset", "method", "full steps", "settings"],
-                rows,
-                num_words=4,
-                text="\n".join(row[0] for row in rows),
-            )
-        ],
-    )
+    names = [each["name"] for each in details]
+    table = Table(["preset", "method", "full steps", "settings"], rows, num_words=4, text="\n".join(names))
+    return Result({"presets": names, "details": details}, [table])
 
 
 def _described(name: str, configs: tuple[Config, ...]) -> dict[str, Any]:
@@ -85,7 +77,7 @@ def _fields() -> Result:
     parts = []
     for name, entries in found.items():
         rows = [[entry["name"], entry["default"], f"{entry['kind']}. {entry['text']}"] for entry in entries]
-        parts.append(Table([f"{name}", "default", "meaning"], rows, num_words=3))
+        parts.append(Table([name, "default", "meaning"], rows, num_words=3))
     return Result({"fields": found}, parts)
 
 

@@ -42,6 +42,7 @@ def test_bench_as_text_and_with_other_settings(shell: Shell, options: list[str])
         (["--set", "max_warmup_steps=-1"], "max_warmup_steps must be an integer of at least 0, got -1"),
         (["--out", "no/such/rows.json"], "The folder of --out 'no/such/rows.json' does not exist"),
         (["--inputs", '{"repeats": 2}'], "got repeats"),
+        (["--inputs", '{"prompt": "x"}'], "got prompt. Leave them out"),
     ],
 )
 def test_bench_errors(shell: Shell, options: list[str], changes: list[str], words: str) -> None:
