@@ -127,8 +127,9 @@ def _checks_of_tiny(name: str | None) -> Iterator[Check]:
         return
     from ..self_test import check_contract, tiny_pipelines
 
-    for class_name, tiny in tiny_pipelines(name).items():
-        with status(f"Testing {class_name}"):
+    pipelines = tiny_pipelines(name)
+    for number, (class_name, tiny) in enumerate(pipelines.items(), 1):
+        with status(f"Testing {class_name}, {number} of {len(pipelines)}"):
             pipe = tiny.build()
             pipe.set_progress_bar_config(disable=True)
             yield from check_contract(pipe, tiny)
