@@ -68,7 +68,7 @@ TABLE = (
     Row("quality.charts", ("quality",), ("matplotlib",)),
     Row("api", (*INSTALLED, "registry", "cache", "scheduled", "sparse"), ("torch",), ("recommend",)),
     Row("recommend", (*BASE, "registry", "api", "quality.front", "quality.records")),
-    Row("demo", ANY, (), ANY),
+    *(Row(name, ANY, (), ANY) for name in ("demo", "loading")),
     Row("", ANY, ()),
     Row("pipelines", FAMILY, (), (*MODELS, "pipelines.digits_wan", "pipelines.tiny")),
     Row("pipelines.tiny", ("pipelines.tiny",), MODELS),

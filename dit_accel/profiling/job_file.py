@@ -15,6 +15,7 @@ from ..configs import SVG2Config
 from ..demo import DEMO_INPUTS
 from ..documents import is_number, quoted, read_json_file
 from ..errors import ConfigError, JobError, did_you_mean
+from ..loading import DEMO_SOURCE, load_pipeline
 from ..schedule import CacheSchedule
 from .distributed import process_pool
 from .error_graph import ErrorGraph
@@ -31,11 +32,10 @@ else:
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-DEMO_SOURCE = "demo"
 MAX_FILE_BYTES = 1 << 20
 _SECTIONS: dict[str, dict[str, type]] = {
     "job": {"name": str},
-    "pipeline": {"source": str, "dtype": str, "device": str},
+    "pipeline": {"source": str, "dtype": str, "device": str, "offload": str, "vae_tiling": bool},
     "profile": {
         "prompts": list,
         "seeds": list,
@@ -74,6 +74,8 @@ class JobFile:
     presets: Mapping[str, int] = field(default_factory=dict)
     speedups: Mapping[str, float] = field(default_factory=dict)
     sparse: SVG2Config | None = None
+    offload: str = "none"
+    vae_tiling: bool = False
 
     @classmethod
     def load(cls, path: Path) -> JobFile:
@@ -120,6 +122,8 @@ class JobFile:
             presets=presets,
             speedups=speedups,
             sparse=_sparse_config(document, str(path)),
+            offload=pipeline.get("offload", "none"),
+            vae_tiling=pipeline.get("vae_tiling", False),
         )
 
     def profile_arguments(self) -> dict[str, Any]:
@@ -134,34 +138,9 @@ class JobFile:
     @property
     def load_pipeline(self) -> Callable[[], DiffusionPipeline]:
         """A picklable function that loads the job's pipeline."""
-        return functools.partial(load_pipeline, self.source, self.dtype, self.device)
-
-
-def load_pipeline(source: str, dtype: str = "float32", device: str = "cpu") -> DiffusionPipeline:
-    """The embedded demo pipeline (``"demo"``), or any diffusers directory or hub id.
-
-    Raises:
-        JobError: the dtype is unknown, or diffusers cannot load the source, or not onto the device.
-    """
-    import torch
-
-    kind = getattr(torch, dtype, None)
-    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
-        raise JobError(f"dtype={dtype!r} is not a torch dtype. Use float32, bfloat16 or float16.")
-    from diffusers import DiffusionPipeline
-
-    from ..demo import load_demo_pipeline
-
-    is_demo = source == DEMO_SOURCE
-    try:
-        pipe = load_demo_pipeline() if is_demo else DiffusionPipeline.from_pretrained(source, dtype=kind)
-    except Exception as error:  # of every library that has a part in the folder
-        raise JobError(f"diffusers cannot load the pipeline {source!r}: {_first_line(error)}") from error
-    try:
-        # Not cast a second time: from_pretrained leaves in float32 what the model wants to keep so.
-        return pipe.to(device, kind) if is_demo and kind != torch.float32 else pipe.to(device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise JobError(f"The pipeline cannot be moved to device={device!r}: {_first_line(error)}") from error
+        return functools.partial(
+            load_pipeline, self.source, self.dtype, self.device, offload=self.offload, vae_tiling=self.vae_tiling
+        )
 
 
 def _sparse_config(document: Mapping[str, Any], origin: str) -> SVG2Config | None:
@@ -169,10 +148,6 @@ def _sparse_config(document: Mapping[str, Any], origin: str) -> SVG2Config | Non
         return SVG2Config(**document["sparse"]) if "sparse" in document else None
     except ConfigError as problem:
         raise JobError(f"{origin}: [sparse]: {problem}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _check_document(document: Mapping[str, Any], origin: str) -> None:

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dit_accel import DEMO_INPUTS, SVG2Config
 from dit_accel.errors import JobError
-from dit_accel.pipelines import wan
 from dit_accel.profiling import job_file
-from dit_accel.profiling.job_file import JobFile, load_pipeline
+from dit_accel.profiling.job_file import JobFile
 from dit_accel.profiling.request import checked_job
 
 SHIPPED = Path(__file__).parents[2] / "offline_profiles" / "jobs"
@@ -25,14 +23,6 @@ source = "demo"
 prompts = ["a red seven"]
 num_inference_steps = 5
 """
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny pipeline, saved as diffusers saves it."""
-    folder = tmp_path_factory.mktemp("pipeline") / "tiny-wan"
-    wan.tiny().save_pretrained(folder)
-    return folder
 
 
 def write(path: Path, text: str) -> Path:
@@ -185,29 +175,3 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"# \xfc")
     with pytest.raises(JobError, match="cannot be read as a job"):
         JobFile.load(tmp_path / "latin.toml")
-
-
-@pytest.mark.parametrize("dtype", ["float3", "int8", "nn", "", "bool"])
-def test_bad_dtypes(dtype: str) -> None:
-    with pytest.raises(JobError, match=f"dtype='{dtype}' is not a torch dtype. Use float32"):
-        load_pipeline("demo", dtype)
-
-
-def test_bad_sources_and_devices(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "broken").mkdir()
-    write(tmp_path / "broken" / "model_index.json", "{")
-    write(tmp_path / "file", "")
-    for name in ("empty", "broken", "file", "absent/../..", "a\0b"):
-        with pytest.raises(JobError, match="diffusers cannot load the pipeline"):
-            load_pipeline(str(tmp_path / name))
-    for device in ("gpu", "cuda:99"):
-        with pytest.raises(JobError, match=f"cannot be moved to device='{device}'"):
-            load_pipeline(str(source), device=device)
-
-
-def test_a_pipeline_comes_in_its_dtype(source: Path) -> None:
-    transformer = load_pipeline(str(source), "bfloat16").transformer
-    assert transformer.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16
-    assert transformer.blocks[0].scale_shift_table.dtype == torch.float32  # as the model's class asks for
