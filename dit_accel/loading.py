@@ -40,7 +40,7 @@ def load_pipeline(
     if offload not in get_args(Offload):
         raise JobError(f"offload={offload!r} is not allowed. Use one of: {', '.join(get_args(Offload))}.")
     if offload != "none" and device.partition(":")[0] == "cpu":
-        raise JobError(f"offload={offload!r} moves weights between a GPU and the CPU, and device={device!r} was given.")
+        raise JobError(f"offload={offload!r} moves weights between a GPU and the CPU; device={device!r} was given.")
     is_demo = source == DEMO_SOURCE
     try:
         pipe = load_demo_pipeline() if is_demo else DiffusionPipeline.from_pretrained(source, dtype=kind)
