@@ -13,10 +13,12 @@ from .options import (
     Device,
     Dtype,
     Inputs,
+    Offload,
     Overrides,
     Pipeline,
     Presets,
     Steps,
+    VaeTiling,
     accelerations,
     check_folder,
     load_pipeline,
@@ -36,6 +38,8 @@ def bench(
     pipeline: Pipeline = DEMO,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    offload: Offload = "none",
+    vae_tiling: VaeTiling = False,
     presets: Presets = None,
     overrides: Overrides = None,
     prompt: Annotated[str, typer.Option(help=_BENCH["prompt"].text)] = _PROMPT,
@@ -53,7 +57,7 @@ def bench(
         raise typer.BadParameter("name at least one preset.", param_hint="'--presets'")
     check_folder(out, "--out")
     call = {**pipeline_inputs(pipeline, inputs), "num_inference_steps": steps}
-    pipe = load_pipeline(pipeline, dtype, device)
+    pipe = load_pipeline(pipeline, dtype, device, offload=offload, vae_tiling=vae_tiling)
     from ..bench import measure_speed, save_rows
     from ..quality.provenance import device_name, device_of
 

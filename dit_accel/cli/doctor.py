@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import SOURCE_HELP, Device, Dtype, Inputs, load_pipeline, pipeline_inputs
+from .options import SOURCE_HELP, Device, Dtype, Inputs, Offload, VaeTiling, load_pipeline, pipeline_inputs
 from .output import Drawn, Result, Table, status
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def doctor(
     ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    offload: Offload = "none",
+    vae_tiling: VaeTiling = False,
     inputs: Inputs = "{}",
     self_test: Annotated[
         str | None,
@@ -57,7 +59,12 @@ def doctor(
         data, parts = _installation()
     if pipeline is None and self_test is None:
         return Result(data, parts)
-    checks = [*_checks_of(pipeline, dtype, device, inputs), *_checks_of_tiny(self_test)]
+    checks: list[Check] = []
+    if pipeline is not None:
+        pipe = load_pipeline(pipeline, dtype, device, offload=offload, vae_tiling=vae_tiling)
+        checks += _checks_of(pipe, pipeline_inputs(pipeline, inputs))
+    if self_test is not None:
+        checks += _checks_of_tiny(self_test)
     rows = [[check.pipeline, check.name, "fail" if check.problem else "pass", check.problem or ""] for check in checks]
     failed = sum(check.problem is not None for check in checks)
     return Result(
@@ -112,19 +119,14 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _checks_of(source: str | None, dtype: str, device: str, inputs: str) -> Iterator[Check]:
-    if source is None:
-        return
-    pipe = load_pipeline(source, dtype, device)
+def _checks_of(pipe: Any, inputs: dict[str, Any]) -> list[Check]:
     from ..self_test import check_contract, tiny_of
 
-    with status("Testing"):
-        yield from check_contract(pipe, tiny_of(pipe), **pipeline_inputs(source, inputs))
+    with status(f"Testing {type(pipe).__name__}"):
+        return list(check_contract(pipe, tiny_of(pipe), **inputs))
 
 
-def _checks_of_tiny(name: str | None) -> Iterator[Check]:
-    if name is None:
-        return
+def _checks_of_tiny(name: str) -> Iterator[Check]:
     from ..self_test import check_contract, tiny_pipelines
 
     pipelines = tiny_pipelines(name)

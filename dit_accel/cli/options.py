@@ -25,10 +25,13 @@ _VIDEOS = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 # What --inputs must not set, as other options do.
 _OWN = {*arguments("quality.report", "evaluate"), *arguments("bench", "measure_speed"), "num_inference_steps"}
 
-SOURCE_HELP = 'the pipeline: "demo", a diffusers directory or a hub id.'
+_LOAD = arguments("loading", "load_pipeline")
+SOURCE_HELP = f"the pipeline: {_LOAD['source'].text}"
 Pipeline = Annotated[str, typer.Option(help=SOURCE_HELP)]
-Dtype = Annotated[str, typer.Option(help="dtype of its weights, as torch calls it, e.g. bfloat16.")]
-Device = Annotated[str, typer.Option(help="where it runs, as torch calls it, e.g. cuda.")]
+Dtype = Annotated[str, typer.Option(help=_LOAD["dtype"].text)]
+Device = Annotated[str, typer.Option(help=_LOAD["device"].text)]
+Offload = Annotated[str, typer.Option(help=_LOAD["offload"].text)]
+VaeTiling = Annotated[bool, typer.Option("--vae-tiling", metavar="", help=_LOAD["vae_tiling"].text)]
 Steps = Annotated[int, typer.Option(min=1, help="denoising steps of every run.")]
 Inputs = Annotated[
     str,
@@ -84,12 +87,12 @@ def quiet_loading() -> Iterator[None]:
         yield
 
 
-def load_pipeline(source: str, dtype: str = "float32", device: str = "cpu") -> DiffusionPipeline:
-    """The pipeline, which shows no progress of its own."""
+def load_pipeline(source: str, *where: str, **how: Any) -> DiffusionPipeline:
+    """`dit_accel.loading.load_pipeline`, told at a terminal; the pipeline shows no progress of its own."""
     with status(f"Loading {source}"), quiet_loading():
-        from ..profiling import job_file
+        from .. import loading
 
-        pipe = job_file.load_pipeline(source, dtype, device)
+        pipe = loading.load_pipeline(source, *where, **how)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -16,10 +16,12 @@ from .options import (
     Device,
     Dtype,
     Inputs,
+    Offload,
     Overrides,
     Pipeline,
     Presets,
     Steps,
+    VaeTiling,
     accelerations,
     check_folder,
     load_pipeline,
@@ -54,6 +56,8 @@ def report(
     pipeline: Pipeline = DEMO,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    offload: Offload = "none",
+    vae_tiling: VaeTiling = False,
     presets: Presets = None,
     overrides: Overrides = None,
     prompts: Prompts = None,
@@ -85,7 +89,7 @@ def report(
         from ..quality.report import evaluate
 
     check_metrics(metrics or _METRICS)
-    pipe = load_pipeline(pipeline, dtype, device)
+    pipe = load_pipeline(pipeline, dtype, device, offload=offload, vae_tiling=vae_tiling)
     named = accelerations(pipe, presets, overrides or [])
     how: dict[str, Any] = {"seeds": seeds or [0], "metrics": metrics or _METRICS, "out": out, "fps": fps}
     with TemporaryDirectory() as folder:  # for videos that only the page shows, which holds them

@@ -19,6 +19,7 @@ from dit_accel import plan as plan_schedule
 from dit_accel.bench import measure_speed
 from dit_accel.cli import app
 from dit_accel.cli.help_texts import arguments
+from dit_accel.loading import load_pipeline
 from dit_accel.profiling.error_graph import ErrorGraph
 from dit_accel.profiling.job_file import run_job
 from dit_accel.recommend import recommend
@@ -39,6 +40,10 @@ SOURCES: list[tuple[str, Any, dict[str, str]]] = [
         "recommend",
         recommend,
         {n: n for n in ("speedup", "max_lpips", "max_st_lpips", "min_psnr", "min_ssim", "reports")},
+    ),
+    *(
+        (name, load_pipeline, {n: n for n in ("dtype", "device", "offload", "vae_tiling")})
+        for name in ("report", "bench")
     ),
     ("bench", measure_speed, {n: n for n in ("prompt", "seed", "repeats")}),
 ]
