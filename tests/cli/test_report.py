@@ -38,6 +38,7 @@ STEPS = {"half": (0, 2), "most": (0, 1, 2)}
         ({"--prompts": "."}, "is a directory"),
         ({"--presets": "lemica-fast"}, "UnknownPresetError"),
         ({"--pipeline": "."}, "diffusers cannot load"),
+        ({"--offload": "model"}, "offload='model' moves weights between a GPU and the CPU; device='cpu' was given"),
         ({"--out": "no/such/report.json"}, "Create it first"),
     ],
 )
