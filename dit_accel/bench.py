@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -14,17 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from ._diffusers import DenoiseClock
-from .api import enable_acceleration
 from .documents import quoted, save_file
-from .errors import ConfigError, DitAccelError
-from .peak_memory import PeakMemory
-from .quality.provenance import device_of
+from .errors import ConfigError
 from .quality.records import json_value
-from .registry import find_spec
-from .run_record import AccelerationStats
+from .timed_run import TimedRun, timed_run
 
 BASELINE = "baseline"
 
@@ -47,15 +40,6 @@ class SpeedRow:
     subject: str
     setting: dict[str, Any]
     figures: dict[str, float]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Seconds of the denoising loop, what ran (None: everything), and what torch allocated (None: not told)."""
-
-    seconds: float
-    stats: AccelerationStats | None
-    peak_memory_bytes: int | None
 
 
 def measure_speed(
@@ -100,10 +84,10 @@ def measure_speed(
     if type(repeats) is not int or repeats < 1:
         raise ConfigError(f"repeats must be an integer of at least 1, got {quoted(repeats)}.")
     arguments = {"output_type": "latent", **pipe_kwargs, "prompt": prompt}
-    runs: dict[str, list[_Run]] = {label: [] for label in plans}
+    runs: dict[str, list[TimedRun]] = {label: [] for label in plans}
     with tqdm(total=len(plans) * (1 + repeats), desc="bench", unit="run", disable=not progress) as bar:
         for _, (label, what) in product(range(1 + repeats), plans.items()):
-            runs[label].append(_run(pipe, what, seed, arguments))
+            runs[label].append(timed_run(pipe, what, seed, **arguments))
             bar.update()
     counted = {label: found[1:] for label, found in runs.items()}
     setting = {"pipeline": type(pipe).__name__, "prompt": prompt, "seed": seed, "repeats": repeats}
@@ -128,34 +112,14 @@ def save_rows(path: str | Path, rows: Sequence[SpeedRow], *, machine: str) -> No
     save_file(Path(path), json.dumps(document, indent=1) + "\n", ConfigError, "rows")
 
 
-def _run(pipe: Any, what: tuple[Any, ...], seed: int, arguments: Mapping[str, Any]) -> _Run:
-    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that a seed means the same noise on every device
-    denoisers = tuple(find_spec(pipe).denoisers)
-    with (
-        enable_acceleration(pipe, *what) if what else nullcontext() as acceleration,
-        DenoiseClock(pipe, denoisers) as clock,
-        PeakMemory(device_of(pipe)) as memory,
-    ):
-        pipe(generator=generator, **arguments)
-        stats = acceleration.stats if acceleration else None
-    if not clock.seconds > 0:
-        raise DitAccelError(
-            f"The denoising loop of {type(pipe).__name__} took {clock.seconds} s: its denoiser was not called, so no "
-            "speed can be measured. Check num_inference_steps, and that the pipeline uses its own transformer."
-        )
-    return _Run(clock.seconds, stats, memory.nbytes)
-
-
-def _figures(full: Sequence[_Run], runs: Sequence[_Run]) -> dict[str, float]:
+def _figures(full: Sequence[TimedRun], runs: Sequence[TimedRun]) -> dict[str, float]:
     figures: dict[str, float] = {"seconds": statistics.median(run.seconds for run in runs)}
     if accelerated := [run.stats for run in runs if run.stats is not None]:
         ratios = [one.seconds / other.seconds for one, other in zip(full, runs, strict=True)]
         low, middle, high = np.percentile(ratios, (20, 50, 80))
         figures |= {"speedup": float(middle), "speedup_p20": float(low), "speedup_p80": float(high)}
-        stats = accelerated[-1]  # of one seed: what ran is the same in every round
-        # The union over denoisers and branches counts steps, also where two denoisers share a trajectory (Wan 2.2).
-        computed = {k for branches in stats.computed_steps.values() for steps in branches.values() for k in steps}
-        figures |= {"full_steps": len(computed), "num_steps": stats.num_steps}
+        # Of one seed: what ran is the same in every round.
+        figures |= {"full_steps": runs[-1].full_steps, "num_steps": accelerated[-1].num_steps}
         figures |= {"cache_bytes_peak": max(each.cache_bytes_peak for each in accelerated)}
     if memory := [run.peak_memory_bytes for run in runs if run.peak_memory_bytes is not None]:
         figures["peak_memory_bytes"] = max(memory)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dit_accel import DBCacheConfig, LeMiCaConfig, bench
+from dit_accel import DBCacheConfig, LeMiCaConfig, timed_run
 from dit_accel.bench import SpeedRow, measure_speed, save_rows
 from dit_accel.errors import ConfigError
 from dit_accel.schedule import CacheSchedule
@@ -37,7 +37,7 @@ class Clock:
 
 
 def measure(monkeypatch: pytest.MonkeyPatch, seconds: list[float], accelerations: Any, **how: Any) -> list[SpeedRow]:
-    monkeypatch.setattr(bench, "DenoiseClock", Clock(seconds))
+    monkeypatch.setattr(timed_run, "DenoiseClock", Clock(seconds))
     return list(measure_speed(tiny_pipeline(), accelerations, "a red seven", progress=False, **how, **INPUTS))
 
 

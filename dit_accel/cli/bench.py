@@ -59,7 +59,8 @@ def bench(
     call = {**pipeline_inputs(pipeline, inputs), "num_inference_steps": steps}
     pipe = load_pipeline(pipeline, dtype, device, offload=offload, vae_tiling=vae_tiling)
     from ..bench import measure_speed, save_rows
-    from ..quality.provenance import device_name, device_of
+    from ..quality.provenance import device_name
+    from ..timed_run import device_of
 
     rows = measure_speed(
         pipe,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..registry import model_id
+from ..timed_run import device_of
 from .metrics import unavailable_metrics
 from .records import json_value
 
@@ -38,11 +39,6 @@ def provenance(
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "unavailable_metrics": unavailable_metrics(),
     }
-
-
-def device_of(pipe: Any) -> torch.device:
-    """Where the pipeline computes; with offload, other than where its weights are."""
-    return torch.device(getattr(pipe, "_execution_device", "cpu"))
 
 
 def device_name(device: torch.device) -> str:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from inspect import signature
 from itertools import product
 from pathlib import Path
@@ -19,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, DitAccelError
-from ..peak_memory import PeakMemory
+from ..api import enable_acceleration
+from ..errors import ConfigError
+from ..timed_run import TimedRun, timed_run
 from .metrics import check_metrics, values_of_frames
-from .provenance import device_of, provenance
+from .provenance import provenance
 from .records import FULL, IDLE, PARTIAL, REUSE, SPARSE, QualityReport, QualityRow, QualitySample
 from .videos import BASELINE, check_videos, write_videos
 
@@ -57,7 +57,7 @@ def evaluate(
         accelerations: label -> preset name, config or tuple of them; or a list of preset names as their own labels.
         prompts: distinct prompts; for an honest report none that was used for profiling.
         seeds: distinct seeds of the CPU generator.
-        metrics: names from `METRICS`.
+        metrics: of ``psnr``, ``psnr_moving``, ``ssim``, ``lpips``, ``st_lpips``.
         out: where to save the report as JSON, if anywhere.
         videos: folder, made if missing, that receives every video as an MP4 to look at, and each one's difference from
             the full run, four times enlarged; `QualityReport.to_html` shows them. None keeps none.
@@ -77,17 +77,19 @@ def evaluate(
     where = provenance(pipe, plans, prompts, seeds, fps, pipe_kwargs)
     _rehearse(pipe, plans, prompts[0] if warmup else None, pipe_kwargs)
     samples: list[QualitySample] = []
-    full_runs: list[_Run] = []
+    full_runs: list[TimedRun] = []
     with _progress_bar(len(prompts) * len(seeds) * (1 + len(plans)), progress) as bar:
         for (index, prompt), seed in product(enumerate(prompts), seeds):
-            runs = {}
+            runs, shown = {}, {}
             for label, what in {BASELINE: (), **plans}.items():
-                runs[label] = _run(pipe, what, prompt, seed, pipe_kwargs)
+                run = timed_run(pipe, what, seed, **_arguments(pipe, prompt, pipe_kwargs))
+                shown[label] = _video(pipe, run.output)
+                runs[label] = replace(run, output=None)
                 bar.update()
-            samples += _samples(runs, prompt, seed, metrics)
+            samples += _samples(runs, shown, prompt, seed, metrics)
             full_runs.append(runs[BASELINE])
             if videos is not None:
-                write_videos(Path(videos), index, seed, {label: run.video for label, run in runs.items()}, fps)
+                write_videos(Path(videos), index, seed, shown, fps)
     where["baseline"] = {
         "denoise_seconds": statistics.median(run.seconds for run in full_runs),
         "peak_memory_bytes": _largest(run.peak_memory_bytes for run in full_runs),
@@ -97,16 +99,6 @@ def evaluate(
     if out is not None:
         report.to_json(out)
     return report
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One video [T, C, H, W], how long its denoising loop took, and its statistics (None: the full run)."""
-
-    video: Tensor
-    seconds: float
-    stats: Any
-    peak_memory_bytes: int | None
 
 
 def _plans(accelerations: Mapping[str, Any] | Sequence[str]) -> dict[str, tuple[Any, ...]]:
@@ -154,8 +146,6 @@ def _rehearse(
     pipe: Any, plans: Mapping[str, tuple[Any, ...]], prompt: str | None, pipe_kwargs: Mapping[str, Any]
 ) -> None:
     """Enable and disable each acceleration, as most of what can be wrong shows there; then the warm-up run, if any."""
-    from ..api import enable_acceleration
-
     for what in plans.values():
         with enable_acceleration(pipe, *what):
             pass
@@ -163,7 +153,7 @@ def _rehearse(
         # Where the steps themselves are given, or the pipeline has another way to ask for them, it is a whole run.
         fixed = {"timesteps", "sigmas"} & set(pipe_kwargs) or not _takes(pipe, "num_inference_steps")
         short = {} if fixed else {"num_inference_steps": _WARMUP_STEPS}
-        _generate(pipe, prompt, 0, {**pipe_kwargs, **short})
+        pipe(generator=torch.Generator().manual_seed(0), **_arguments(pipe, prompt, {**pipe_kwargs, **short}))
 
 
 def _takes(pipe: Any, argument: str) -> bool:
@@ -171,31 +161,14 @@ def _takes(pipe: Any, argument: str) -> bool:
     return argument in signature(type(pipe).__call__).parameters
 
 
-def _run(pipe: Any, what: tuple[Any, ...], prompt: str, seed: int, pipe_kwargs: Mapping[str, Any]) -> _Run:
-    """One run, accelerated by ``what``, if anything."""
-    from .._diffusers import DenoiseClock
-    from ..api import enable_acceleration
-
-    with (
-        enable_acceleration(pipe, *what) if what else nullcontext() as acceleration,
-        DenoiseClock(pipe) as clock,
-        PeakMemory(device_of(pipe)) as memory,
-    ):
-        video = _generate(pipe, prompt, seed, pipe_kwargs)
-        stats = acceleration.stats if acceleration else None
-    if not clock.seconds > 0:
-        raise DitAccelError(
-            f"The denoising loop of {type(pipe).__name__} took {clock.seconds} s: its denoiser was not called, so no "
-            "speed can be measured. Check num_inference_steps, and that the pipeline uses its own transformer."
-        )
-    return _Run(video, clock.seconds, stats, memory.nbytes)
-
-
-def _generate(pipe: Any, prompt: str, seed: int, pipe_kwargs: Mapping[str, Any]) -> Tensor:
-    """The pipeline's one video as [T, C, H, W] float32 in [0, 1]; an image is a video of one frame."""
-    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that a seed means the same noise on every device
+def _arguments(pipe: Any, prompt: str, pipe_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a call for one video."""
     asked = {"prompt": prompt} if _takes(pipe, "prompt") else {}  # super-resolution has none
-    output = pipe(**asked, generator=generator, output_type="np", **pipe_kwargs)
+    return {**asked, "output_type": "np", **pipe_kwargs}
+
+
+def _video(pipe: Any, output: Any) -> Tensor:
+    """The one video of a call as [T, C, H, W] float32 in [0, 1]; an image is a video of one frame."""
     video = np.asarray(output[0], dtype=np.float32)  # frames, videos or images: the first field, whatever its name
     if video.ndim == 5 and len(video) == 1:
         video = video[0]
@@ -207,26 +180,23 @@ def _generate(pipe: Any, prompt: str, seed: int, pipe_kwargs: Mapping[str, Any])
     return torch.from_numpy(video).permute(0, 3, 1, 2).contiguous()
 
 
-def _samples(runs: Mapping[str, _Run], prompt: str, seed: int, metrics: Sequence[str]) -> list[QualitySample]:
-    """The runs of one prompt and seed, each against the full one."""
-    full = runs[BASELINE]
+def _samples(
+    runs: Mapping[str, TimedRun], videos: Mapping[str, Tensor], prompt: str, seed: int, metrics: Sequence[str]
+) -> list[QualitySample]:
+    """The accelerated runs of one prompt and seed, each against the full one."""
     samples = []
     for label, run in runs.items():
-        if run is full:
+        if run.stats is None:
             continue
-        frames = {name: values_of_frames(name, full.video, run.video) for name in metrics}
-        # The union over denoisers and branches counts steps, also where two denoisers share a trajectory (Wan 2.2).
-        computed = {
-            step for branches in run.stats.computed_steps.values() for steps in branches.values() for step in steps
-        }
+        frames = {name: values_of_frames(name, videos[BASELINE], videos[label]) for name in metrics}
         samples.append(
             QualitySample(
                 name=label,
                 prompt=prompt,
                 seed=seed,
-                computed_steps=len(computed),
+                computed_steps=run.full_steps,
                 num_steps=run.stats.num_steps,
-                speedup=full.seconds / run.seconds,
+                speedup=runs[BASELINE].seconds / run.seconds,
                 metrics={name: statistics.fmean(values) for name, values in frames.items()},
                 density=run.stats.density,
                 cache_bytes_peak=run.stats.cache_bytes_peak,

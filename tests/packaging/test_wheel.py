@@ -46,7 +46,8 @@ where = {name: importlib.import_module(name).__file__ for name in names}
 data = files("dit_accel.offline_profiles").joinpath("stand-in").joinpath("preset.json").read_text()
 weights = files("dit_accel.pipelines.digits_wan").joinpath("weights").joinpath("stand_in")
 page = files("dit_accel.quality").joinpath("templates").joinpath("report.html.j2").read_text()
-json.dump({"where": where, "data": data, "page": page, "weights": weights.joinpath("model.safetensors").read_text()}, sys.stdout)
+found = {"where": where, "data": data, "page": page, "weights": weights.joinpath("model.safetensors").read_text()}
+json.dump(found, sys.stdout)
 """
 
 

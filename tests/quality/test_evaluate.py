@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from dit_accel import timed_run
 from dit_accel.configs import LeMiCaConfig
 from dit_accel.errors import ConfigError, DitAccelError, MetricUnavailableError, UnknownPresetError
 from dit_accel.pipelines import wan
 from dit_accel.quality import QualityReport, evaluate, metrics, provenance
+from dit_accel.quality import report as report_module
 from dit_accel.quality.report import mean_and_error
 from dit_accel.quality.videos import video_file
 from dit_accel.schedule import CacheSchedule
@@ -88,7 +89,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
     lab = Lab()
 
     class Clock:
-        def __init__(self, pipe: Lab) -> None:
+        def __init__(self, pipe: Lab, denoisers: tuple[str, ...]) -> None:
             self.seconds = lab.seconds[lab.active]
 
         def __enter__(self) -> Clock:
@@ -97,10 +98,10 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
         def __exit__(self, *exc: object) -> None: ...
 
     monkeypatch.setattr(provenance, "model_id", lambda pipe: "lab")
-    for name, attributes in (("api", {"enable_acceleration": lab.enable}), ("_diffusers", {"DenoiseClock": Clock})):
-        module = ModuleType(name)
-        module.__dict__.update(attributes)
-        monkeypatch.setitem(sys.modules, f"dit_accel.{name}", module)
+    for module in (report_module, timed_run):
+        monkeypatch.setattr(module, "enable_acceleration", lab.enable)
+    monkeypatch.setattr(timed_run, "DenoiseClock", Clock)
+    monkeypatch.setattr(timed_run, "find_spec", lambda pipe: SimpleNamespace(denoisers=("transformer",)))
     return lab
 
 
