@@ -46,7 +46,7 @@ unit: $(DEV_STAMP) ## Pytest, including the wheel and sdist checks
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 notebooks: $(DEV_STAMP) ## Execute every notebook, leaving the files as they are
-	$(if $(NOTEBOOKS),HF_HUB_OFFLINE=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter execute --timeout=600 $(NOTEBOOKS),@echo "There are no notebooks.")
+	$(if $(NOTEBOOKS),OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter execute --timeout=600 $(NOTEBOOKS),@echo "There are no notebooks.")
 
 train-demo-model: $(DEMO_STAMP) ## Train the embedded model from nothing (about an hour on two cores; resumes)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 \
