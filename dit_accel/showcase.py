@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .configs import Config, LeMiCaConfig, SVG2Config
 from .demo import DEMO_INPUTS, load_demo_pipeline
 from .documents import write_atomically
-from .errors import DitAccelError, MissingPackageError
+from .errors import DitAccelError
+from .quality.page import require_packages
 from .quality.report import evaluate
 from .registry import presets_of
 from .schedule import CacheSchedule
@@ -84,9 +84,7 @@ def run_showcase(
         MetricUnavailableError: what a metric needs is missing.
         DitAccelError: ``out`` cannot be written.
     """
-    for package in ("jinja2", "matplotlib"):
-        if find_spec(package) is None:  # said now, and not after minutes of generation
-            raise MissingPackageError(f'The report page needs {package}. pip install "dit-accel[report]"')
+    require_packages()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as problem:

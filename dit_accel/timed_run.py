@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -42,6 +43,11 @@ class TimedRun:
 def device_of(pipe: Any) -> torch.device:
     """Where the pipeline computes; with offload, other than where its weights are."""
     return torch.device(getattr(pipe, "_execution_device", "cpu"))
+
+
+def takes(pipe: Any, argument: str) -> bool:
+    """Whether a call of the pipeline has this argument."""
+    return argument in signature(type(pipe).__call__).parameters
 
 
 def timed_run(pipe: Any, what: tuple[Any, ...], seed: int, **arguments: Any) -> TimedRun:

@@ -23,6 +23,7 @@ from .options import (
     check_folder,
     load_pipeline,
     pipeline_inputs,
+    steps_input,
 )
 from .output import Result, Table
 
@@ -44,7 +45,7 @@ def bench(
     overrides: Overrides = None,
     prompt: Annotated[str, typer.Option(help=_BENCH["prompt"].text)] = _PROMPT,
     seed: Annotated[int, typer.Option(help=_BENCH["seed"].text)] = 0,
-    steps: Steps = 50,
+    steps: Steps = None,
     repeats: Annotated[int, typer.Option(min=1, help=_BENCH["repeats"].text)] = 3,
     inputs: Inputs = "{}",
     out: Annotated[
@@ -56,7 +57,7 @@ def bench(
     if not presets:
         raise typer.BadParameter("name at least one preset.", param_hint="'--presets'")
     check_folder(out, "--out")
-    call = {**pipeline_inputs(pipeline, inputs), "num_inference_steps": steps}
+    call = pipeline_inputs(pipeline, inputs)
     pipe = load_pipeline(pipeline, dtype, device, offload=offload, vae_tiling=vae_tiling)
     from ..bench import measure_speed, save_rows
     from ..quality.provenance import device_name
@@ -70,6 +71,7 @@ def bench(
         repeats=repeats,
         progress=progress,
         **call,
+        **steps_input(pipe, steps),
     )
     machine = device_name(device_of(pipe))
     if out is not None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 _MAX_PROMPTS_BYTES = 1 << 20
+_DEFAULT_STEPS = 50
 _VIDEOS = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 # What --inputs must not set, as other options do.
 _OWN = {*arguments("quality.report", "evaluate"), *arguments("bench", "measure_speed"), "num_inference_steps"}
@@ -32,7 +33,7 @@ Dtype = Annotated[str, typer.Option(help=_LOAD["dtype"].text)]
 Device = Annotated[str, typer.Option(help=_LOAD["device"].text)]
 Offload = Annotated[str, typer.Option(help=_LOAD["offload"].text)]
 VaeTiling = Annotated[bool, typer.Option("--vae-tiling", metavar="", help=_LOAD["vae_tiling"].text)]
-Steps = Annotated[int, typer.Option(min=1, help="denoising steps of every run.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="denoising steps of every run.", show_default="50")]
 Inputs = Annotated[
     str,
     typer.Option(
@@ -135,6 +136,20 @@ def _with_files(value: Any) -> Any:
         return load_video(str(path)) if path.suffix.lower() in _VIDEOS else load_image(str(path))
     except Exception as problem:  # of the library that decodes it
         raise ConfigError(f"--inputs: {value} cannot be read as a picture or video: {problem}") from None
+
+
+def steps_input(pipe: DiffusionPipeline, steps: int | None) -> dict[str, int]:
+    """How the pipeline is asked for ``--steps``; nothing where it has another way, which ``--inputs`` can go."""
+    from ..timed_run import takes
+
+    if takes(pipe, "num_inference_steps"):
+        return {"num_inference_steps": _DEFAULT_STEPS if steps is None else steps}
+    if steps is not None:
+        raise ConfigError(
+            f"{type(pipe).__name__} has no num_inference_steps, and --steps {steps} was given. Ask for steps as this "
+            "pipeline is asked, in --inputs."
+        )
+    return {}
 
 
 def check_folder(path: Path | None, option: str) -> None:

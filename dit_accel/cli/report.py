@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import MissingPackageError
 from .help_texts import arguments
 from .options import (
     DEMO,
@@ -27,6 +25,7 @@ from .options import (
     load_pipeline,
     pipeline_inputs,
     read_prompts,
+    steps_input,
 )
 from .output import Drawn, Result, Table, status
 
@@ -62,7 +61,7 @@ def report(
     overrides: Overrides = None,
     prompts: Prompts = None,
     seeds: Seeds = None,
-    steps: Steps = 50,
+    steps: Steps = None,
     metrics: Metrics = None,
     inputs: Inputs = "{}",
     out: Out = None,
@@ -83,7 +82,7 @@ def report(
     if not presets or not prompts:
         raise typer.BadParameter("both are needed, unless --from is given.", param_hint="'--presets' / '--prompts'")
     _check_page(html)
-    lines, call = read_prompts(prompts), {**pipeline_inputs(pipeline, inputs), "num_inference_steps": steps}
+    lines, call = read_prompts(prompts), pipeline_inputs(pipeline, inputs)
     with status("Starting"):
         from ..quality.metrics import check_metrics
         from ..quality.report import evaluate
@@ -91,6 +90,7 @@ def report(
     check_metrics(metrics or _METRICS)
     pipe = load_pipeline(pipeline, dtype, device, offload=offload, vae_tiling=vae_tiling)
     named = accelerations(pipe, presets, overrides or [])
+    call |= steps_input(pipe, steps)
     how: dict[str, Any] = {"seeds": seeds or [0], "metrics": metrics or _METRICS, "out": out, "fps": fps}
     with TemporaryDirectory() as folder:  # for videos that only the page shows, which holds them
         kept = folder if html and not videos else videos
@@ -106,9 +106,10 @@ def _load(path: Path, videos: Path | None) -> QualityReport:
 def _check_page(html: Path | None) -> None:
     """Raise now what would be raised after minutes of generation."""
     check_folder(html, "--html")
-    for package in ("jinja2", "matplotlib") if html else ():
-        if find_spec(package) is None:
-            raise MissingPackageError(f'--html needs {package}. pip install "dit-accel[report]"')
+    if html is not None:
+        from ..quality.page import require_packages
+
+        require_packages()
 
 
 def _shown(found: QualityReport, html: Path | None) -> Result:

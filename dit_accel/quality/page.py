@@ -17,6 +17,13 @@ from .videos import BASELINE, DIFFERENCE_GAIN, video_file
 _TEMPLATES = "templates"
 
 
+def require_packages() -> None:
+    """Raise `MissingPackageError` if a page cannot be made here: to be known before minutes of generation."""
+    for package in ("jinja2", "matplotlib"):
+        if find_spec(package) is None:
+            raise MissingPackageError(f'The report page needs {package}. pip install "dit-accel[report]"')
+
+
 def render(report: QualityReport) -> str:
     """The page's text.
 
@@ -24,9 +31,7 @@ def render(report: QualityReport) -> str:
         MissingPackageError: jinja2 or matplotlib is not installed.
         ConfigError: a video of the report is missing in its folder.
     """
-    for package in ("jinja2", "matplotlib"):
-        if find_spec(package) is None:
-            raise MissingPackageError(f'The report page needs {package}. pip install "dit-accel[report]"')
+    require_packages()
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     from .charts import page_charts

@@ -9,7 +9,6 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from ..api import enable_acceleration
 from ..errors import ConfigError
-from ..timed_run import TimedRun, timed_run
+from ..timed_run import TimedRun, takes, timed_run
 from .metrics import check_metrics, values_of_frames
 from .provenance import provenance
 from .records import FULL, IDLE, PARTIAL, REUSE, SPARSE, QualityReport, QualityRow, QualitySample
@@ -151,19 +150,14 @@ def _rehearse(
             pass
     if prompt is not None:
         # Where the steps themselves are given, or the pipeline has another way to ask for them, it is a whole run.
-        fixed = {"timesteps", "sigmas"} & set(pipe_kwargs) or not _takes(pipe, "num_inference_steps")
+        fixed = {"timesteps", "sigmas"} & set(pipe_kwargs) or not takes(pipe, "num_inference_steps")
         short = {} if fixed else {"num_inference_steps": _WARMUP_STEPS}
         pipe(generator=torch.Generator().manual_seed(0), **_arguments(pipe, prompt, {**pipe_kwargs, **short}))
 
 
-def _takes(pipe: Any, argument: str) -> bool:
-    """Whether a call of the pipeline has this argument."""
-    return argument in signature(type(pipe).__call__).parameters
-
-
 def _arguments(pipe: Any, prompt: str, pipe_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Of a call for one video."""
-    asked = {"prompt": prompt} if _takes(pipe, "prompt") else {}  # super-resolution has none
+    asked = {"prompt": prompt} if takes(pipe, "prompt") else {}  # super-resolution has none
     return {**asked, "output_type": "np", **pipe_kwargs}
 
 

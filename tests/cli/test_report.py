@@ -15,7 +15,7 @@ from PIL import Image
 
 from dit_accel import DEMO_INPUTS, CacheSchedule, LeMiCaConfig
 from dit_accel.cli import main
-from dit_accel.cli.options import parse_overrides, pipeline_inputs
+from dit_accel.cli.options import parse_overrides, pipeline_inputs, steps_input
 from dit_accel.errors import ConfigError
 from dit_accel.registry import all_specs
 
@@ -123,7 +123,7 @@ def test_a_page_that_cannot_be_is_found_before_the_work(
     line = shell.fails(*options, "--presets", "half", "--html", "no/such/page.html")
     assert "The folder of --html 'no/such/page.html' does not exist" in line
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    assert "--html needs jinja2" in shell.fails(*options, "--presets", "half", "--html", "page.html")
+    assert "The report page needs jinja2" in shell.fails(*options, "--presets", "half", "--html", "page.html")
 
 
 @pytest.mark.parametrize(
@@ -165,3 +165,17 @@ def test_files_among_the_inputs_are_loaded(tmp_path: Path) -> None:
 )
 def test_values_are_json_or_python_or_text(text: str, value: object) -> None:
     assert parse_overrides([f"field={text}", "other=a=b"]) == {"field": value, "other": "a=b"}
+
+
+def test_steps_are_asked_for_as_the_pipeline_takes_them() -> None:
+    class Pyramid:
+        def __call__(self, prompt: str, pyramid_num_inference_steps_list: list[int]) -> None: ...
+
+    wan_pipe: Any = next(spec for spec in all_specs() if spec.family == "wan").pipelines
+    pipe = next(iter(wan_pipe.values())).build()
+    assert steps_input(pipe, None) == {"num_inference_steps": 50}
+    assert steps_input(pipe, 4) == {"num_inference_steps": 4}
+    pyramid: Any = Pyramid()
+    assert steps_input(pyramid, None) == {}
+    with pytest.raises(ConfigError, match="Pyramid has no num_inference_steps, and --steps 4 was given"):
+        steps_input(pyramid, 4)
