@@ -21,7 +21,8 @@ from .front import HIGHER_IS_BETTER, pareto_front
 from .records import FULL, IDLE, PARTIAL, REUSE, SPARSE, UNITS, QualityReport, QualitySample
 
 KINDS = {FULL: "full", SPARSE: "full, sparse attention", PARTIAL: "partial", REUSE: "reuse", IDLE: "not run"}
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX"  # one fewer than colours, so that together they tell many rows apart
+DASHES = ("-", "--", ":")
 # Where a label may stand, in points from its point, with what of it stands there; the first is preferred.
 _OFFSETS = {
     (6, 4): ("left", "bottom"),
@@ -144,7 +145,8 @@ def _place(figure: Figure, labels: Sequence[Any]) -> None:
 
 def draw_frames(report: QualityReport, metric: str, theme: Theme = LIGHT) -> Figure:
     """A metric frame by frame, the mean over the videos of each row."""
-    figure, axes = _axes((4.4, 2.8), theme)
+    num_columns = 3
+    figure, axes = _axes((4.4, 2.7 + 0.14 * -(-len(report.rows) // num_columns)), theme)
     for number, row in enumerate(report.rows):
         videos = [s.frames[metric] for s in report.samples if s.name == row.name and metric in s.frames]
         videos = [values for values in videos if not any(map(math.isnan, values))]
@@ -156,6 +158,7 @@ def draw_frames(report: QualityReport, metric: str, theme: Theme = LIGHT) -> Fig
                 marker=MARKERS[number % len(MARKERS)] if len(means) <= 16 else None,
                 color=theme.series_colour(number),
                 label=row.name,
+                ls=DASHES[number // len(theme.series) % len(DASHES)],
                 lw=1.5,
                 markersize=3.5,
             )
@@ -164,7 +167,7 @@ def draw_frames(report: QualityReport, metric: str, theme: Theme = LIGHT) -> Fig
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="frame", ylabel=f"{metric}{UNITS.get(metric, '')}, better is up")
     if axes.lines:
-        _legend(axes, theme, ncols=2)
+        _legend(figure, theme, ncols=num_columns, loc="outside lower center")
     return figure
 
 
@@ -236,5 +239,5 @@ def _axes(size: tuple[float, float], theme: Theme) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _legend(axes: Any, theme: Theme, **how: Any) -> None:
-    axes.legend(fontsize=7, frameon=False, labelcolor=theme.ink, **how)
+def _legend(owner: Any, theme: Theme, **how: Any) -> None:
+    owner.legend(fontsize=7, frameon=False, labelcolor=theme.ink, **how)
