@@ -33,9 +33,9 @@ def register_pipeline(spec: PipelineSpec) -> PipelineSpec:
 
 
 def all_specs() -> list[PipelineSpec]:
-    """Every registered family once, in order of registration."""
+    """Every registered family once, sorted by name: whichever was imported first."""
     _discover()
-    return list(dict.fromkeys(_SPECS.values()))
+    return sorted(dict.fromkeys(_SPECS.values()), key=lambda spec: spec.family)
 
 
 def find_spec(pipe: DiffusionPipeline) -> PipelineSpec:
