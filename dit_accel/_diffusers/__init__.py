@@ -14,11 +14,11 @@ from .calls import (
     eager,
     observe_calls,
     output_tensors,
-    rank_sum,
     refuse_native_cache,
     replace_tensors,
 )
 from .clock import DenoiseClock
+from .parallel import rank_sum, refuse_ring
 
 __all__ = [
     "AttentionCall",
@@ -37,6 +37,7 @@ __all__ = [
     "output_tensors",
     "rank_sum",
     "refuse_native_cache",
+    "refuse_ring",
     "replace_tensors",
     "reroute_attention",
     "run_in",

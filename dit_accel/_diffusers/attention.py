@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedPipelineError
 from .blocks import Forward, Undo, attribute
+from .parallel import context_of, in_exchange, sum_over
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class AttentionCall:
         scale: factor of the dot product; None: 1 / √D.
         dense_reason: why only ``dense`` is right, or None.
         dense: computes the call as the model would have, [B, S, H, D].
+        rank_sum: under context parallelism, adds values up over the ranks that hold the other heads; tokens then stand
+            as rank after rank had them. None: all heads are here.
     """
 
     query: Tensor
@@ -46,6 +49,7 @@ class AttentionCall:
     scale: float | None
     dense_reason: str | None
     dense: Callable[[], Tensor]
+    rank_sum: Callable[[Tensor], Tensor] | None = None
 
 
 class AttentionLayer(Protocol):
@@ -252,10 +256,19 @@ def _attend(
         return dense()
     if not layer.masks_only_text:
         key_mask = None
-    reason = _dense_reason(options)
+    reason = _dense_reason(options, attn_mask)
     if reason is None and attn_mask is not None and key_mask is None:
         reason = "attention mask"
-    return layer.attend(AttentionCall(query, key, value, key_mask, options.get("scale"), reason, dense))
+    scale, parallel = options.get("scale"), options.get("parallel_config")
+    if reason is not None or context_of(parallel) is None:
+        return layer.attend(AttentionCall(query, key, value, key_mask, scale, reason, dense))
+
+    def local(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        dense = functools.partial(original, query, key, value, **{**options, "parallel_config": None})
+        gathered = AttentionCall(query, key, value, None, scale, None, dense, functools.partial(sum_over, parallel))
+        return layer.attend(gathered)
+
+    return in_exchange(local, query, key, value, parallel)
 
 
 def _key_mask(attn_mask: Any, num_keys: int) -> Tensor | None:
@@ -270,10 +283,14 @@ def _key_mask(attn_mask: Any, num_keys: int) -> Tensor | None:
     return attn_mask[:, 0, 0] if is_of_keys and attn_mask.shape[3] == num_keys else None
 
 
-def _dense_reason(options: Mapping[str, Any]) -> str | None:
-    """What about the call only dense attention can do."""
+def _dense_reason(options: Mapping[str, Any], attn_mask: Any) -> str | None:
+    """What about the call only the model's own attention can do."""
     if options.get("dropout_p"):
         return "dropout"
-    if getattr(options.get("parallel_config"), "context_parallel_config", None) is not None:
-        return "context parallelism"
-    return "attention_kwargs" if options.get("attention_kwargs") else None
+    if options.get("attention_kwargs"):
+        return "attention_kwargs"
+    if context_of(options.get("parallel_config")) is None:
+        return None
+    if attn_mask is not None:
+        return "attention mask under context parallelism"
+    return "gradients" if torch.is_grad_enabled() else None  # no longer to be seen between the exchanges

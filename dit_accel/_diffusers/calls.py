@@ -145,11 +145,3 @@ def replace_tensors(output: Any, supply: Iterator[Tensor | None]) -> Any:
     if isinstance(output, (tuple, list)):
         return type(output)(replace_tensors(value, supply) for value in output)
     return output
-
-
-def rank_sum(denoiser: nn.Module, values: Tensor) -> Tensor:
-    """``values`` added up over the ranks among which context parallelism divides the denoiser's sequence now."""
-    config = getattr(getattr(denoiser, "_parallel_config", None), "context_parallel_config", None)
-    if config is not None:
-        torch.distributed.all_reduce(values, group=config._flattened_mesh.get_group())
-    return values

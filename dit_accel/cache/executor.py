@@ -35,7 +35,7 @@ class BlockRangeExecutor:
         record: where stats go; shared by the denoisers of a pipeline.
         block_range: the blocks and the cached ones among them.
         reuses_output: keep the denoiser's output instead of the residual; at a reuse step it is returned as it was.
-        rank_sum: adds the probe's two sums up over the ranks that hold parts of the sequence.
+        rank_sum: adds the probe's sums up over the ranks that hold parts of the sequence.
         peers: the executors of the pipeline's denoisers; this one adds itself.
         is_inner: another executor caches more blocks around these, and counts the steps.
     """
@@ -208,12 +208,8 @@ class BlockRangeExecutor:
     def _distance(self) -> float:
         """The probe's distance at this step. The one synchronisation with the device, once a step."""
         assert self._call is not None
-        sums = self._probe.sums()
-        if sums is None:  # all ranks have to meet, also one that has nothing to say
-            entry = self._state.entry or ()
-            sums = torch.full((2,), math.nan, device=next((t.device for t in entry if t is not None), None))
-        change, norm = self._rank_sum(sums)
-        value = float(change / norm)
+        distance = self._probe.distance(self._rank_sum)
+        value = math.nan if distance is None else float(distance)
         self._record.note_distance(self._call, value)
         return value
 

@@ -10,6 +10,7 @@ from .._diffusers import (
     find_attention,
     find_blocks,
     is_perturbed,
+    refuse_ring,
     reroute_attention,
     run_in,
     stream_positions,
@@ -26,7 +27,8 @@ def install_svg2(installation: Installation, config: SVG2Config) -> None:
     """The installer of `SVG2Config`: the self-attention of every block goes through a `SparseLayer`.
 
     Raises:
-        UnsupportedPipelineError: the denoiser has no quadratic self-attention, or a processor that cannot be reached.
+        UnsupportedPipelineError: the denoiser has no quadratic self-attention, a processor that cannot be reached, or
+            ring attention; where that is enabled later, the first call of the pipeline raises.
         BackendUnavailableError: the backend asked for cannot run where the pipeline runs.
     """
     load_backend(config.backend, torch.device(installation.pipe._execution_device))
@@ -40,7 +42,9 @@ def install_svg2(installation: Installation, config: SVG2Config) -> None:
                 "svg2, e.g. 'dbcache-medium'."
             )
         blocks = find_blocks(name, denoiser, spec)
-        sparse = SparseDenoiser(name, config, installation.record, peers)
+        check = functools.partial(refuse_ring, type(installation.pipe).__name__, name, denoiser)
+        check()
+        sparse = SparseDenoiser(name, config, installation.record, peers, check)
         installation.undo.callback(sparse.release)
         num_dense = num_dense_layers(config, len(blocks))
         video = spec.streams.index(spec.video or spec.streams[0])

@@ -27,10 +27,18 @@ class SparseDenoiser:
         config: the knobs.
         record: where stats go; shared by the methods and denoisers of a pipeline.
         peers: those of the pipeline's denoisers; this one adds itself.
+        check: raises if the denoiser is in a state in which sparse attention does not apply; asked at every forward.
     """
 
-    def __init__(self, name: str, config: SVG2Config, record: RunRecord, peers: list[SparseDenoiser]) -> None:
-        self.name, self.config, self.record = name, config, record
+    def __init__(
+        self,
+        name: str,
+        config: SVG2Config,
+        record: RunRecord,
+        peers: list[SparseDenoiser],
+        check: Callable[[], None],
+    ) -> None:
+        self.name, self.config, self.record, self._check = name, config, record, check
         self.call: DenoiserCall | None = None
         self.layers: list[SparseLayer] = []
         self._trajectory = self._step = -1
@@ -43,6 +51,7 @@ class SparseDenoiser:
         self.call = None
         if call is None:
             return
+        self._check()
         for peer in self._peers:
             has_handed_over = peer is not self and call.step > peer._step + 1
             if call.trajectory != peer._trajectory or has_handed_over:
@@ -157,6 +166,8 @@ class SparseLayer:
             return reason
         if self._is_dense:
             return "first layers"
+        if call.rank_sum is not None and self._text != "none":
+            return "context parallelism divides text and video"
         if self._is_perturbed():
             return "a guider changes this attention"
         if call.key.shape[1] - call.query.shape[1] not in (0, num_text):
@@ -176,6 +187,7 @@ class SparseLayer:
             text_tokens=text,
             key_mask=call.key_mask,
             scale=call.scale,
+            rank_sum=call.rank_sum,
         )
         assert info.pairs is not None and denoiser.call is not None
         denoiser.record.count_sparse(denoiser.call)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -32,6 +33,7 @@ def svg2_attention(
     text_tokens: int | tuple[int, int] = 0,
     key_mask: Tensor | None = None,
     scale: float | None = None,
+    rank_sum: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, SparseInfo]:
     """Semantic-permuted sparse self-attention, without a mask.
 
@@ -43,6 +45,8 @@ def svg2_attention(
             attend to them.
         key_mask: [B, S] bool, False at padded text tokens: nothing attends to them, and their rows mean nothing.
         scale: factor of the dot product; 1 / √D if None.
+        rank_sum: adds a vector up over the processes that have other heads of the same layer, so that all of them
+            refresh at the same steps; None: there are no others.
 
     Returns:
         The output, [B, S, H, D] contiguous in the dtype of ``query``, and what was done.
@@ -67,7 +71,7 @@ def svg2_attention(
     if _needs_refresh(state, query, config):
         pseudo = _refresh(state, query, key, value, config, layout, backend, scale)
     selection = _selection(state, key, value, config, layout, pseudo)
-    selection, error = _probed(state, query, key, value, selection, config, layout, scale)
+    selection, error = _probed(state, query, key, value, selection, config, layout, scale, rank_sum)
     out = backend.attend(query, key, value, selection, scale)
     return out, SparseInfo(num_pairs, None, selection.pairs().sum(), error, state.nbytes)
 
@@ -200,6 +204,7 @@ def _probed(
     config: SVG2Config,
     layout: _Layout,
     scale: float,
+    rank_sum: Callable[[Tensor], Tensor] | None,
 ) -> tuple[Selection, Tensor | None]:
     """Fit the pseudo-tokens to the heads, have bad heads keep everything; the error [B, H] that is left."""
     if not config.probe_rows:
@@ -207,16 +212,27 @@ def _probed(
     rows = probe_rows(config.probe_rows, layout.start, layout.stop, query.device)
     probed = probe(query, key, value, selection, rows, scale, layout.key_mask)
     selection, error = replace(selection, pseudo=probed.pseudo), probed.error
-    if state.first_error is None:
-        state.first_error = error.mean()
-    elif config.refresh_every > 1:
-        state.has_drifted.set(error.mean() > state.first_error * (1 + config.max_drift))
+    if config.refresh_every > 1:
+        mean = _mean(error, rank_sum)
+        if state.first_error is None:
+            state.first_error = mean
+        else:
+            state.has_drifted.set(mean > state.first_error * (1 + config.max_drift))
     if config.max_error is not None:
         is_bad = error > config.max_error
         is_key = layout.counts(selection.key)
         selection = replace(selection, kept=selection.kept | (is_bad[..., None, None] & is_key[:, :, None]))
         error = error.masked_fill(is_bad, 0.0)
     return selection, error
+
+
+def _mean(error: Tensor, rank_sum: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """[] float64, of all heads wherever they are; in float64 no sum of theirs depends on its order."""
+    total = error.sum(dtype=torch.float64)
+    if rank_sum is None:
+        return total / error.numel()
+    total, count = rank_sum(torch.stack([total, torch.full_like(total, error.numel())]))
+    return total / count
 
 
 def _dense(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, scale: float) -> Tensor:

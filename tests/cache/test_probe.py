@@ -12,8 +12,11 @@ from dit_accel.cache.probe import Probe
 
 
 def distance(probe: Probe) -> float:
-    change, norm = probe.sums()
-    return float(change / norm)
+    return float(probe.distance(alone))
+
+
+def alone(sums: Tensor) -> Tensor:
+    return sums
 
 
 def values(*numbers: float) -> Tensor:
@@ -44,14 +47,14 @@ def test_an_unchanged_residual_has_no_distance():
 def test_before_any_compute_step_there_is_nothing_to_tell():
     probe = Probe()
     probe.measure("cond", values(1), is_first=True)
-    assert probe.sums() is None
+    assert probe.distance(alone) is None
 
 
 @pytest.mark.parametrize("other", [values(1, 2, 3), torch.tensor([3, -5], dtype=torch.float64)])
 def test_a_residual_of_another_form_has_nothing_to_compare_with(other):
     probe = anchored(cond=values(3, -5))
     probe.measure("cond", other, is_first=True)
-    assert probe.sums() is None
+    assert probe.distance(alone) is None
 
 
 def test_the_change_is_from_the_compute_step_and_not_from_the_step_before():
@@ -124,7 +127,7 @@ def test_measuring_changes_no_residual():
     anchor, now = values(3, -5), values(-1, 4)
     probe = anchored(cond=anchor)
     probe.measure("cond", now, is_first=True)
-    probe.sums()
+    probe.distance(alone)
     assert anchor.tolist() == [3, -5] and now.tolist() == [-1, 4]
 
 
@@ -144,7 +147,7 @@ def test_a_cleared_branch_is_no_part_of_the_distance():
     probe.clear("uncond")
     assert distance(probe) == 0.5
     probe.clear()
-    assert probe.sums() is None
+    assert probe.distance(alone) is None
 
 
 def test_a_branch_that_was_freed_in_the_step_is_nothing_to_compare_the_next_one_with():
@@ -154,4 +157,4 @@ def test_a_branch_that_was_freed_in_the_step_is_nothing_to_compare_the_next_one_
     assert distance(probe) == 1
     probe.clear("cond")
     probe.measure("uncond", values(3), is_first=False)
-    assert probe.sums() is None
+    assert probe.distance(alone) is None
