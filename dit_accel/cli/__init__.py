@@ -6,6 +6,7 @@ from .bench import bench
 from .compare import compare
 from .demo import demo
 from .doctor import doctor
+from .merge import merge
 from .plan import plan
 from .presets import presets
 from .profile import profile
@@ -18,7 +19,7 @@ __all__ = ["app", "main"]
 _PANELS: dict[str, tuple[Command, ...]] = {
     "Choose": (demo, presets, recommend),
     "Measure": (report, bench, compare),
-    "Plan": (profile, plan),
+    "Plan": (profile, merge, plan),
     "Check": (doctor,),
 }
 for panel, commands in _PANELS.items():

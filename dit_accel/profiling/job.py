@@ -80,7 +80,8 @@ def profile(
             errors are measured, and `plan` may use them.
         sparse: knobs of *sparse* steps, full steps with sparse attention. Given, their time and errors are measured.
         workdir: keeps every finished rollout, so that a killed job continues; None works in a temporary directory.
-        executor: where rollouts run, made by `dit_accel.profiling.distributed.process_pool`; None runs them here.
+        executor: where runs take place, made by `dit_accel.profiling.distributed.process_pool` or
+            `dit_accel.profiling.ray_pool.ray_pool`; None runs them here.
         batch_size: prompts denoised together; it can change the last bits of the result.
         progress: show a bar with the time left, in full denoiser steps.
         pipe_kwargs: further arguments of the pipeline call (``height``, ``guidance_scale``, …).
@@ -113,14 +114,14 @@ def profile(
         **pipe_kwargs,
     )
     plan_all(ErrorGraph(2, {}), objective=objective, power=power)  # refuses now what it does not know
-    _check_pipeline(pipe, job)
+    check_pipeline(pipe, job)
     if workdir is None and executor is not None:
-        raise ConfigError("An executor needs a workdir that its workers can reach. Give workdir=.")
+        raise ConfigError("An executor needs a workdir, so that what its workers do is kept. Give workdir=.")
     description = describe_job(pipe, job)
     with tempfile.TemporaryDirectory() as temporary:
         work = WorkDir(Path(workdir or temporary), description)
         with work.locked(), quiet(pipe), Measurement(pipe, job, work, executor, progress) as measurement:
-            return measurement.graph(description)
+            return measurement.graph()
 
 
 def describe_job(pipe: DiffusionPipeline, job: ProfileJob) -> dict[str, Any]:
@@ -189,8 +190,13 @@ def quiet(pipe: DiffusionPipeline) -> Iterator[None]:
             pipe.set_progress_bar_config(**before)
 
 
-def _check_pipeline(pipe: DiffusionPipeline, job: ProfileJob) -> None:
-    """Raise unless ``pipe`` is supported, not accelerated, and takes the inputs of ``job``."""
+def check_pipeline(pipe: DiffusionPipeline, job: ProfileJob) -> None:
+    """Raise unless ``pipe`` is supported, not accelerated, and takes the inputs of ``job``.
+
+    Raises:
+        UnsupportedPipelineError, AlreadyAcceleratedError: the pipeline cannot be profiled.
+        ConfigError: it has no such input.
+    """
     refuse_accelerated(pipe, denoisers_of(pipe, find_spec(pipe).denoisers))
     known = [name for name in inspect.signature(type(pipe).__call__).parameters if name != "self"]
     for name in job.inputs:

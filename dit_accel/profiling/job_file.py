@@ -6,10 +6,13 @@ import functools
 import re
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ..configs import SVG2Config
 from ..demo import DEMO_INPUTS
@@ -22,7 +25,10 @@ from .error_graph import ErrorGraph
 from .job import profile
 from .planner import plan
 from .polish import check_rollouts, polish
+from .ray_pool import ray_pool
 from .request import checked_job
+from .shards import Shard, profile_shard
+from .workdir import Task
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -179,7 +185,14 @@ def _check_document(document: Mapping[str, Any], origin: str) -> None:
 
 
 def run_job(
-    job: JobFile, workdir: Path, out: Path, num_workers: int = 1, *, rollouts: int = 0, progress: bool = True
+    job: JobFile,
+    workdir: Path,
+    out: Path,
+    num_workers: int | None = None,
+    *,
+    ray: str | None = None,
+    rollouts: int = 0,
+    progress: bool = True,
 ) -> tuple[ErrorGraph, dict[Path, CacheSchedule]]:
     """Profile as ``job`` says, plan its presets and write graph and schedules into ``out``.
 
@@ -187,14 +200,17 @@ def run_job(
         job: the job.
         workdir: keeps finished rollouts; run again with the same one to continue.
         out: receives ``<num_steps>-steps.graph.json`` and ``<preset>.json``; only written when everything is solved.
-        num_workers: processes that roll out; 1 works in this one.
+        num_workers: processes that roll out. By default this one; with ray as many as the cluster has room for.
+        ray: roll out on a Ray cluster: ``auto`` is the one that runs here, ``local`` a new one on this machine,
+            otherwise its address. Each worker has a GPU if the job's device is one, else a CPU core.
         rollouts: whole runs that `polish` spends on every preset of a budget.
         progress: show bars with the time left.
 
     Raises:
-        JobError, GraphError, ConfigError: the job, the workdir or a budget cannot be used.
+        JobError, GraphError, ConfigError: the job, the workdir, the cluster or a budget cannot be used.
+        MissingPackageError: ray is needed and not installed.
     """
-    if num_workers < 1:
+    if num_workers is not None and num_workers < 1:
         raise JobError(f"workers must be at least 1, got {num_workers}.")
     check_rollouts(rollouts)
     _check_plan(job)
@@ -202,9 +218,10 @@ def run_job(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise JobError(f"The output directory {out} cannot be written: {error}.") from None
-    pipe = job.load_pipeline()
-    with process_pool(job.load_pipeline, num_workers) if num_workers > 1 else nullcontext() as executor:
-        arguments = job.profile_arguments()
+    arguments = job.profile_arguments()
+    with _executor(job, num_workers, ray) as executor:
+        # With Ray this process computes nothing but polish, so it need not have the job's device.
+        pipe = (job if ray is None or rollouts else replace(job, device="cpu", offload="none")).load_pipeline()
         graph = profile(pipe, workdir=workdir, executor=executor, progress=progress, **arguments)
     asked = checked_job(**arguments)
     how: dict[str, Any] = {"objective": job.objective, "power": job.power}
@@ -223,6 +240,39 @@ def run_job(
     for path, schedule in named.items():
         schedule.save(path)
     return graph, named
+
+
+def run_shard(job: JobFile, workdir: Path, shard: str, *, progress: bool = True) -> tuple[Shard, list[Task]]:
+    """Measure one share of ``job``, and stop.
+
+    Args:
+        job: the job; its mode is exact.
+        workdir: of this share, or of all.
+        shard: ``i/n``, or ``auto``; see `Shard.parse`. Of a launcher's processes each takes the GPU of its number.
+        progress: show a bar.
+
+    Returns:
+        The share and its rollouts.
+
+    Raises:
+        JobError, ConfigError: the job, the workdir or the shard cannot be used.
+    """
+    share = Shard.parse(shard)
+    if job.device == "cuda" and share.local_index is not None:
+        visible = max(1, torch.cuda.device_count())  # one, where the launcher shows each process its own
+        job = replace(job, device=f"cuda:{share.local_index % visible}")
+    pipe = job.load_pipeline()
+    return share, profile_shard(pipe, shard=share, workdir=workdir, progress=progress, **job.profile_arguments())
+
+
+def _executor(job: JobFile, num_workers: int | None, ray: str | None) -> AbstractContextManager[Executor | None]:
+    """Where the job's rollouts run."""
+    if ray is None:
+        return nullcontext() if num_workers in (None, 1) else process_pool(job.load_pipeline, num_workers)
+    kind = job.device.partition(":")[0]  # of the GPUs, a worker sees its own alone
+    gpus = 0.0 if kind == "cpu" else 1.0
+    load = replace(job, device=kind).load_pipeline
+    return ray_pool(load, address=ray, num_workers=num_workers, gpus_per_worker=gpus)
 
 
 def _check_plan(job: JobFile) -> None:

@@ -21,10 +21,9 @@ from ..registry import find_spec
 from ..schedule import CacheSchedule
 from .error_graph import ErrorGraph
 from .job import describe_job, quiet
-from .measurement import TaskRunner
 from .planner import OF_PATH, forecast_weights, path_provenance, predicted_error
 from .request import ProfileJob
-from .rollout import BatchRunner
+from .task_runner import TaskRunner
 from .workdir import WorkDir
 
 if TYPE_CHECKING:
@@ -100,10 +99,10 @@ class _Trials:
     """Errors of whole schedules, each measured once a work directory."""
 
     def __init__(self, pipe: DiffusionPipeline, job: ProfileJob, work: WorkDir, bar: tqdm[Any]) -> None:
-        for index, batch in enumerate(job.batches):
-            if not work.trajectory(index).exists():
-                BatchRunner(pipe, batch, job.num_steps, job.inputs).record(work.trajectory(index))
-        self._runner, self._job, self._work, self._bar = TaskRunner(pipe, job, work), job, work, bar
+        self._runner, self._job, self._work, self._bar = TaskRunner(pipe, job), job, work, bar
+        for batch in range(len(job.batches)):
+            if not work.trajectory(batch).exists():
+                self._runner.record(batch, work.trajectory(batch))
 
     def error(self, schedule: CacheSchedule) -> float:
         """Geometric mean over all videos. A schedule whose run diverges is worse than any other."""
@@ -113,7 +112,10 @@ class _Trials:
         errors = self._work.trial(key, sum(self._job.batch_sizes))
         if errors is None:
             try:
-                runs = [self._runner.runner(index).errors_of(schedule) for index in range(len(self._job.batches))]
+                runs = [
+                    self._runner.runner(batch, self._work.trajectory(batch)).errors_of(schedule)
+                    for batch in range(len(self._job.batches))
+                ]
             except JobError:
                 return float("inf")
             errors = [error for run in runs for error in run]

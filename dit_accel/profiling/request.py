@@ -55,7 +55,8 @@ class ProfileJob:
 
     def tasks(self, rollouts: Iterable[Rollout]) -> list[Task]:
         """``rollouts`` on every batch, in the order in which they are run."""
-        return [(batch, rollout) for batch in self.measured_batches for rollout in rollouts]
+        wanted = list(rollouts)
+        return [(batch, rollout) for batch in self.measured_batches for rollout in wanted]
 
     def cost_steps(self, task: Task) -> int:
         """Full denoiser steps of one rollout, over the videos of its batch."""

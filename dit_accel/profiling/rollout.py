@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from .._diffusers import CallObserver
@@ -34,7 +34,9 @@ from .residuals import ResidualSampler
 from .tape import OutputTape
 
 if TYPE_CHECKING:
+    import numpy as np
     from diffusers import DiffusionPipeline
+    from numpy.typing import NDArray
 
 _FINAL = "final"
 _STATISTICS = _GRAM, _ELEMENTS, _TIMES = "residual_gram", "residual_elements", "model_times"
@@ -121,18 +123,22 @@ class BatchRunner:
             raise JobError(f"{path} cannot be written: {problem}. Free some space, or use another workdir.") from None
         self._final = final
 
-    def load(self, path: Path) -> None:
+    def load(self, source: Path | NDArray[np.uint8]) -> None:
         """Take up a trajectory that `record` wrote.
+
+        Args:
+            source: its file, or the bytes of that.
 
         Raises:
             JobError: the file was damaged from outside.
         """
+        origin = source if isinstance(source, Path) else "A trajectory that came over the network"
         try:
-            tensors = load_file(path)
+            tensors = load_file(source) if isinstance(source, Path) else load(source.tobytes())
         except (OSError, SafetensorError) as problem:
-            raise JobError(f"{path} is damaged ({problem}). Delete it, and run the job again.") from None
+            raise JobError(f"{origin} is damaged ({problem}). Delete it, and run the job again.") from None
         if _FINAL not in tensors or len(tensors[_FINAL]) != len(self._batch.prompts):
-            raise JobError(f"{path} does not hold a trajectory of this job. Delete it, and run the job again.")
+            raise JobError(f"{origin} does not hold a trajectory of this job. Delete it, and run the job again.")
         for name in _STATISTICS:
             tensors.pop(name, None)
         device = self._pipe._execution_device

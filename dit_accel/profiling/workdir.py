@@ -1,7 +1,8 @@
 """The work directory of a profiling job: durable, resumable, safe against a kill at any moment.
 
     job.json                          what is measured; a different job in the same directory is refused
-    lock                              held while a process works here
+    lock                              held while a process works here; shards share it
+    shard-003-of-008.lock             held while this shard works here; says later that it did
     trajectory-000.safetensors        one full run a batch
     step-times.json                   milliseconds of a step, if the job measures them
     rollouts/000-003-007.json         one measured edge: batch, i, j -> errors of its videos
@@ -15,15 +16,20 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..documents import is_number, parse_document, quoted, read_json_file, save_file, write_atomically
 from ..errors import JobError
 from .rollout import Rollout
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _SCHEMA, _VERSION = "dit_accel.rollout", 1
 _TIMES_SCHEMA = "dit_accel.step_times"
@@ -41,6 +47,7 @@ class WorkDir:
 
     def __init__(self, path: Path, description: Mapping[str, Any]) -> None:
         self.path = path
+        self.description: dict[str, Any] = json.loads(json.dumps(description, sort_keys=True))  # as job.json has it
         text = json.dumps(description, indent=2, sort_keys=True) + "\n"
         try:
             (path / "rollouts").mkdir(parents=True, exist_ok=True)
@@ -48,37 +55,59 @@ class WorkDir:
                 write_atomically(path / "job.json", text)
         except OSError as error:
             raise JobError(f"The work directory {path} cannot be written: {error}. Give another workdir.") from None
-        found = _read_json(path / "job.json")
-        wanted = json.loads(text)
-        if found != wanted:
-            changed = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        found = read_description(path)
+        if found != self.description:
             raise JobError(
-                f"{path} holds another job; these differ: {', '.join(changed)}. Use a fresh workdir, or restore the "
-                "job."
+                f"{path} holds another job; these differ: {different_keys(found, self.description)}. Use a fresh "
+                "workdir, or restore the job."
             )
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, name: str = "lock", *, shared: bool = False, wait: bool = False) -> Iterator[None]:
         """Keep other processes out.
+
+        Args:
+            name: of the lock; the default one is that of the whole directory.
+            shared: let others have it that share it, too.
+            wait: until it is free.
 
         Raises:
             JobError: another process works here, or the directory has no locks.
         """
-        lock = self.path / "lock"
+        lock = self.path / name
+        kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
         with ExitStack() as stack:
             try:
-                fcntl.flock(stack.enter_context(open(lock, "w", encoding="utf-8")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(stack.enter_context(open(lock, "a", encoding="utf-8")), kind)
             except BlockingIOError:
                 raise JobError(
                     f"Another process is working in {self.path}. Wait for it, or use another workdir."
                 ) from None
             except OSError as error:
-                raise JobError(f"{lock} cannot be locked: {error}. Use a workdir on a local disk.") from None
+                raise JobError(f"{lock} cannot be locked: {error}. Use a workdir whose disk has locks.") from None
             yield
 
     def trajectory(self, batch: int) -> Path:
         """Where the full run of ``batch`` is, or goes."""
         return self.path / f"trajectory-{batch:03d}.safetensors"
+
+    def write_trajectory(self, batch: int, data: NDArray[np.uint8]) -> None:
+        """Make a full run durable that was recorded elsewhere, given the bytes of its file.
+
+        Raises:
+            JobError: the file cannot be written.
+        """
+        path = self.trajectory(batch)
+        temporary = path.with_suffix(".tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data.data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as problem:
+            temporary.unlink(missing_ok=True)
+            raise JobError(f"{path} cannot be written: {problem}. Free some space, or use another workdir.") from None
 
     def write(self, task: Task, errors: list[float]) -> None:
         """Make the result of one rollout durable.
@@ -172,8 +201,13 @@ def _read_errors(path: Path, wanted: int) -> list[float]:
     return errors
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The description of a job, or a `JobError` that says that it is damaged."""
+def read_description(path: Path) -> dict[str, Any]:
+    """The description of the job of a work directory.
+
+    Raises:
+        JobError: there is none, or it is damaged.
+    """
+    path = path / "job.json"
     try:
         document = json.loads(read_json_file(path, _MAX_BYTES, JobError, "job"))
     except (json.JSONDecodeError, RecursionError) as problem:
@@ -181,3 +215,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise JobError(f"{path} is damaged: it holds {quoted(document)}, not a job. Use a fresh workdir.")
     return document
+
+
+def different_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What two descriptions do not have in common."""
+    return ", ".join(sorted(key for key in {*one, *other} if one.get(key) != other.get(key)))

@@ -22,6 +22,7 @@ from dit_accel.cli.help_texts import arguments
 from dit_accel.loading import load_pipeline
 from dit_accel.profiling.error_graph import ErrorGraph
 from dit_accel.profiling.job_file import run_job
+from dit_accel.profiling.merging import merge
 from dit_accel.recommend import recommend
 from dit_accel.showcase import run_showcase
 
@@ -33,6 +34,8 @@ PARAMETERS = [(name, parameter) for name, command in COMMANDS.items() for parame
 SOURCES: list[tuple[str, Any, dict[str, str]]] = [
     ("demo", run_showcase, {"out": "out", "prompts": "num_prompts"}),
     ("profile", run_job, {"workdir": "workdir", "out": "out", "polish": "rollouts", "workers": "num_workers"}),
+    ("profile", run_job, {"ray": "ray"}),
+    ("merge", merge, {"workdirs": "workdirs"}),
     ("plan", plan_schedule, {n: n for n in ("budget", "milliseconds", "speedup", "objective", "power")}),
     ("plan", ErrorGraph.resample, {"steps": "num_steps", "shift": "shift"}),
     ("report", evaluate, {n: n for n in ("seeds", "metrics", "out", "videos", "fps")}),
@@ -81,6 +84,7 @@ def test_every_command_says_what_it_does() -> None:
         "bench",
         "compare",
         "profile",
+        "merge",
         "plan",
         "doctor",
     ]

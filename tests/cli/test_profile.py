@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,3 +107,64 @@ def test_what_diffusers_refuses_is_one_line_too(shell: Shell, job: str, tmp_path
     Path(job).write_text(text)
     line = shell.fails("profile", job, "--workdir", str(tmp_path / "work"), "--json")
     assert line.startswith("ValueError: ") and "height" in line
+
+
+def test_shards_merge_to_the_graph_of_one_process(shell: Shell, job: str, tmp_path: Path) -> None:
+    shell.ok("profile", job, "--workdir", str(tmp_path / "whole"), "--out", str(tmp_path / "out"), "--json")
+    parts = [str(tmp_path / f"part-{index}") for index in range(2)]
+    assert "shard 1/2, 3 rollouts" in shell.ok("profile", job, "--shard", "1/2", "--workdir", parts[1])
+    line = shell.fails("merge", parts[1], "--out", str(tmp_path / "merged"))
+    assert "missing, of shard 0/2" in line and not (tmp_path / "merged").exists()
+    found = json.loads(shell.ok("profile", job, "--shard", "0/2", "--workdir", parts[0], "--json"))
+    assert found == {"shard": "0/2", "rollouts": 2}
+    merged = json.loads(shell.ok("merge", *parts, "--out", str(tmp_path / "merged"), "--json"))
+    assert Path(merged["graph"]).name == "5-steps.graph.json" and merged["edges"] == 5
+    assert Path(merged["graph"]).read_bytes() == (tmp_path / "out" / "5-steps.graph.json").read_bytes()
+
+
+def test_shard_errors(shell: Shell, job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    work = ("--workdir", str(tmp_path / "work"))
+    assert "shard must be i/n" in shell.fails("profile", job, "--shard", "three", *work, "--json")
+    assert "needs RANK and WORLD_SIZE" in shell.fails("profile", job, "--shard", "auto", *work, "--json")
+    with pytest.raises(SystemExit) as caught:
+        shell.ok("profile", job, "--shard", "0/2", "--workers", "2")
+    assert caught.value.code == 2
+    assert "The folder of --out" in shell.fails("merge", str(tmp_path), "--out", str(tmp_path / "absent" / "out"))
+    (tmp_path / "file").write_text("")
+    assert "There is no job file" in shell.fails("merge", str(tmp_path), "--out", str(tmp_path / "out"))
+
+
+def test_without_ray_it_says_what_to_install(
+    shell: Shell, job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    line = shell.fails("profile", job, "--ray", "local", "--workdir", str(tmp_path / "work"), "--json")
+    assert line == 'MissingPackageError: Profiling on a cluster needs ray. pip install "dit-accel[ray]"'
+
+
+def test_ray_is_given_what_the_job_needs(
+    shell: Shell, job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU for each worker if the device is one, and none for this process unless it polishes."""
+    from dit_accel.profiling import job_file
+
+    asked: list[dict[str, Any]] = []
+
+    @contextmanager
+    def pool(load: Any, **options: Any) -> Iterator[None]:
+        asked.append({"device": load.args[2], **options})
+        yield
+
+    devices: list[str] = []
+    load = job_file.load_pipeline
+    monkeypatch.setattr(job_file, "ray_pool", pool)
+    monkeypatch.setattr(job_file, "load_pipeline", lambda *where, **how: devices.append(where[2]) or load(where[0]))
+    Path(job).write_text(Path(job).read_text().replace("[profile]", 'device = "cuda:1"\n[profile]'))
+    work = ("--workdir", str(tmp_path / "work"))
+    shell.ok("profile", job, "--ray", "10.0.0.1:6379", "--workers", "3", *work, "--json")
+    shell.ok("profile", job, "--ray", "auto", "--polish", "1", *work, "--json")
+    assert asked[0] == {"device": "cuda", "address": "10.0.0.1:6379", "num_workers": 3, "gpus_per_worker": 1.0}
+    assert asked[1] == {"device": "cuda", "address": "auto", "num_workers": None, "gpus_per_worker": 1.0}
+    assert devices == ["cpu", "cuda:1"]
