@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +17,10 @@ Make = Callable[[Path], list[Results]]
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str, Make], list[Results]]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Make], list[Results]]:
     """Gives what ``make`` found in an empty folder, from the worker that came first."""
     base = tmp_path_factory.getbasetemp()
-    root = base if worker_id == "master" else base.parent
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def get(name: str, make: Make) -> list[Results]:
         folder = root / f"ranks-{name}"
@@ -56,5 +57,6 @@ def two(shared: Callable[[str, Make], list[Results]], alone: Results) -> list[Re
 @pytest.fixture(scope="session")
 def four(shared: Callable[[str, Make], list[Results]]) -> list[Results]:
     """What each of four processes found."""
-    jobs = {"cases": ["cases", "after"], "replicas": ["replicas", "2"], "ring": ["ring", "before", "2"]}
+    cases = ("sparse and partial steps", "dbcache", "svg2", "svg2, when it drifts")
+    jobs = {"cases": ["cases", "after", *cases], "replicas": ["replicas", "2"], "ring": ["ring", "before", "2"]}
     return shared("4", lambda folder: run_ranks(folder, 4, jobs))

@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+import torch.multiprocessing
 from diffusers import ContextParallelConfig, WanTransformer3DModel
 from diffusers.hooks import context_parallel
 from diffusers.models import attention_dispatch
@@ -32,7 +33,7 @@ from dit_accel.pipelines import wan
 from dit_accel.pipelines.tiny.wan import wan_transformer
 
 Found = Iterator[tuple[str, dict[str, Any]]]
-RANK, RANKS = int(os.environ["RANK"]), int(os.environ["RANKS"])
+RANK, RANKS = 0, int(os.environ["RANKS"])
 PROMPTS = ("a red seven spinning on navy", "a blue two moving left on gray")
 STEPS = 10
 SCHEDULE = LeMiCaConfig(CacheSchedule(STEPS, (0, 1, 4, 8, 9)))
@@ -112,10 +113,10 @@ def plain() -> Found:
     yield "plain", run(pipe)
 
 
-def cases(order: str) -> Found:
-    """Every kind of configuration on a tiny model."""
-    for name, configs in CASES.items():
-        yield name, accelerated(tiny_pipeline(), order, *configs)
+def cases(order: str, *names: str) -> Found:
+    """Every kind of configuration on a tiny model, or those of these names."""
+    for name in names or CASES:
+        yield name, accelerated(tiny_pipeline(), order, *CASES[name])
 
 
 def presets() -> Found:
@@ -226,9 +227,10 @@ def _shard(pipe: Any) -> None:
             fully_shard(module, mesh=mesh)
 
 
-def main() -> None:
-    """Run the jobs and leave what they found in the folder."""
-    folder, jobs = Path(sys.argv[1]), json.loads(sys.argv[2])
+def work(rank: int, folder: Path, jobs: dict[str, list[str]]) -> None:
+    """One rank: run the jobs and leave what they found in the folder."""
+    global RANK
+    RANK = rank
     torch.set_num_threads(1)
     torch.accelerator.device_count = lambda: 1  # a CPU has none, and diffusers divides by it
     dist.init_process_group("gloo", f"file://{folder / 'store'}", datetime.timedelta(seconds=60), RANKS, RANK)
@@ -239,4 +241,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Forked, because what is imported above takes longer than most jobs. Ends all ranks if one raises.
+    arguments = (Path(sys.argv[1]), json.loads(sys.argv[2]))
+    torch.multiprocessing.start_processes(work, arguments, RANKS, start_method="fork")

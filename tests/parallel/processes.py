@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ JOBS = Path(__file__).with_name("jobs.py")
 Results = dict[str, dict[str, Any]]
 
 
-def run_ranks(folder: Path, ranks: int, jobs: dict[str, list[str]], timeout: float = 200) -> list[Results]:
+def run_ranks(folder: Path, ranks: int, jobs: dict[str, list[str]], timeout: float = 240) -> list[Results]:
     """What each of ``ranks`` processes found, label by label. They have one thread each, and meet on 127.0.0.1.
 
     If one fails all are ended, and its error is that of the test; so they are after ``timeout`` seconds.
@@ -28,35 +29,22 @@ def run_ranks(folder: Path, ranks: int, jobs: dict[str, list[str]], timeout: flo
         timeout: seconds for everything.
     """
     common = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "RANKS": str(ranks)}
-    processes: list[subprocess.Popen[bytes]] = []
+    log = folder / "log"
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(JOBS), str(folder), json.dumps(jobs)],
+            env={**os.environ, **common},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     try:
-        for rank in range(ranks):
-            with open(folder / f"{rank}.log", "w") as log:
-                processes.append(
-                    subprocess.Popen(
-                        [sys.executable, str(JOBS), str(folder), json.dumps(jobs)],
-                        env={**os.environ, **common, "RANK": str(rank)},
-                        stdout=log,
-                        stderr=log,
-                    )
-                )
-        _wait(processes, folder, time.monotonic() + timeout)
+        code = process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"{ranks} processes have not ended in {timeout} s:\n{log.read_text()[-3000:]}") from None
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it, and the ranks that it forked
+        process.wait()
+    assert code == 0, log.read_text()[-5000:]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
-
-
-def _wait(processes: list[subprocess.Popen[bytes]], folder: Path, deadline: float) -> None:
-    """Return when all have ended well; fail as soon as one has not, or at the deadline."""
-    while True:
-        codes = [process.poll() for process in processes]
-        for rank, code in enumerate(codes):
-            log = (folder / f"{rank}.log").read_text()[-3000:]
-            assert code in (None, 0), f"Rank {rank} ended with {code}:\n{log}"
-        running = [rank for rank, code in enumerate(codes) if code is None]
-        if not running:
-            return
-        assert time.monotonic() < deadline, f"Ranks {running} of {len(codes)} have not ended: a hang."
-        time.sleep(0.02)
