@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from ._diffusers import denoisers_of, refuse_native_cache
+from ._diffusers import denoisers_of, refuse_native_cache, refuse_running_elsewhere
 from .cache.install import install_dbcache
 from .configs import Config, DBCacheConfig, LeMiCaConfig, SVG2Config
 from .documents import quoted
@@ -45,9 +45,8 @@ class Acceleration:
         installation: Installation,
         undo: ExitStack,
     ) -> None:
-        self._configs, self._recommendation = configs, recommendation
-        self._record, self._undo = installation.record, undo
-        self._attention_layers = installation.attention_layers
+        self._configs, self._recommendation, self._undo = configs, recommendation, undo
+        self._installation, self._record = installation, installation.run_of(installation.pipe).record
 
     @property
     def configs(self) -> tuple[Config, ...]:
@@ -64,6 +63,14 @@ class Acceleration:
         """What really ran in the last call of the pipeline; empty before the first."""
         return self._record.stats()
 
+    def stats_of(self, pipe: DiffusionPipeline) -> AccelerationStats:
+        """The same for another pipeline that shares the denoisers, whose calls are not in ``stats``."""
+        return self._installation.run_of(pipe).record.stats()
+
+    def free(self) -> None:
+        """Free what aborted calls have left, as the next call would; what running calls hold stays."""
+        self._installation.release_idle()
+
     def clusters(self, layer: int, denoiser: str = "transformer") -> dict[str, SVG2State]:
         """What the sparse attention of a layer holds at this moment of a run, by branch: for looking at it.
 
@@ -73,14 +80,19 @@ class Acceleration:
         Raises:
             ConfigError: there is no sparse attention, no such denoiser, or no such layer.
         """
-        layers = self._attention_layers.get(denoiser, ())
-        if not 0 <= layer < len(layers):
-            found = {name: len(each) for name, each in self._attention_layers.items()}
+        found = self._installation.attention_layers
+        if not 0 <= layer < found.get(denoiser, 0):
             raise ConfigError(f"There is no sparse attention in layer {layer} of {denoiser!r}. Layers: {found}.")
-        return dict(layers[layer].states)
+        run = self._installation.run_of(self._installation.pipe)
+        return dict(run.attention_layers[denoiser][layer].states)
 
     def disable(self) -> None:
-        """Restore the pipeline exactly: its output is bit-identical to one never accelerated. May be called again."""
+        """Restore the pipeline exactly: its output is bit-identical to one never accelerated. May be called again.
+
+        Raises:
+            ConcurrentUseError: another thread is in a call of a pipeline with these denoisers; nothing was changed.
+        """
+        refuse_running_elsewhere(self._installation.denoisers.values(), "disable()")
         self._undo.close()
 
     def __enter__(self) -> Acceleration:
@@ -122,18 +134,14 @@ def enable_acceleration(
             cache.
         NoRecommendationError: nothing was measured of this model, or no preset meets the limits.
         AlreadyAcceleratedError: the pipeline, or one that shares its denoiser, is accelerated already.
+        ConcurrentUseError: another thread is in a call of a pipeline with the same denoiser.
         ScheduleMismatchError: a schedule was planned for another family of pipelines.
         HubError, ScheduleError: a schedule cannot be had from the Hub, or is not valid.
         BackendUnavailableError: the sparse attention backend asked for cannot run here.
     """
     spec = find_spec(pipe)
-    limits = {
-        "speedup": speedup,
-        "max_lpips": max_lpips,
-        "max_st_lpips": max_st_lpips,
-        "min_psnr": min_psnr,
-        "min_ssim": min_ssim,
-    }
+    limits = {"speedup": speedup, "max_lpips": max_lpips, "max_st_lpips": max_st_lpips}
+    limits |= {"min_psnr": min_psnr, "min_ssim": min_ssim}
     recommendation = _recommended(pipe, presets_or_configs, overrides, limits)
     if recommendation is not None:
         presets_or_configs = (recommendation.preset,)
@@ -148,6 +156,7 @@ def enable_acceleration(
             f"This {type(pipe).__name__} has no denoiser: {', '.join(spec.denoisers)} are all None. Load it with one."
         )
     refuse_accelerated(pipe, denoisers)
+    refuse_running_elsewhere(denoisers.values(), "enable_acceleration")
     with ExitStack() as undo:  # a failure half-way unwinds what was installed
         installation = Installation(pipe, spec, undo)
         # In the order of the table: what wraps a block first is the last to be reached.
@@ -157,13 +166,22 @@ def enable_acceleration(
                     install(installation, config)
         if not any(isinstance(config, (DBCacheConfig, LeMiCaConfig)) for config in configs):
             for name in denoisers:
-                installation.observe(name, StepCounter(installation.record))
+                installation.observe_runs(name, lambda run: StepCounter(run.record))
         installation.start()
         acceleration = Acceleration(configs, recommendation, installation, undo.pop_all())
     for denoiser in denoisers.values():
-        setattr(denoiser, _HANDLE, acceleration)
-        acceleration._undo.callback(delattr, denoiser, _HANDLE)
+        for name, value in ((_HANDLE, acceleration), ("__reduce_ex__", _refuse_copy)):
+            setattr(denoiser, name, value)
+            acceleration._undo.callback(delattr, denoiser, name)
     return acceleration
+
+
+def _refuse_copy(protocol: int) -> NoReturn:
+    """What `copy.deepcopy`, `pickle` and `torch.save` call on an accelerated denoiser."""
+    raise AlreadyAcceleratedError(
+        "An accelerated denoiser cannot be copied or pickled: the copy would run the blocks of the original. Call "
+        ".disable() on the handle first, and enable acceleration on the copy. save_pretrained is right as it is."
+    )
 
 
 def _recommended(

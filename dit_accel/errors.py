@@ -29,6 +29,10 @@ class AlreadyAcceleratedError(DitAccelError):
     """The pipeline, or one of its denoisers, is already accelerated or cached."""
 
 
+class ConcurrentUseError(DitAccelError):
+    """Two calls of accelerated pipelines got in each other's way, or would have."""
+
+
 class ScheduleError(DitAccelError, ValueError):
     """A cache schedule, or its file, is malformed."""
 

@@ -36,7 +36,7 @@ class DenoiserCall:
 
 
 class StepTracker:
-    """Identifies denoiser calls. One tracker serves all denoisers of a pipeline.
+    """Identifies denoiser calls of one pipeline, of all its denoisers. ``pipe`` may be a weak proxy of it.
 
     * Trajectory: a new ``scheduler.timesteps`` tensor (every ``set_timesteps`` makes one), or a step that goes
       backwards (a long video made in sections on the same grid).
@@ -88,7 +88,7 @@ class StepTracker:
             return
         if timesteps is None:
             raise UnsupportedPipelineError(
-                f"The scheduler of {type(self._pipe).__name__}, {type(self._pipe.scheduler).__name__}, has no "
+                f"The scheduler of {self._pipe.__class__.__name__}, {type(self._pipe.scheduler).__name__}, has no "
                 "timesteps while the denoiser runs, so steps cannot be told apart. Use a diffusers scheduler."
             )
         self._timesteps, self._grid = timesteps, []

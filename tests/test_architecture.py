@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 BASE = ("errors", "documents", "actions", "schedule", "configs", "specs")
 REPORTS = ("numpy", "skimage", "scipy", "lpips", "stlpips_pytorch", "safetensors", "jinja2", "matplotlib")
-INSTALLED = (*BASE, "_diffusers", "installation", "run_record", "step_tracker")
+INSTALLED = (*BASE, "_diffusers", "installation", "run_record", "running", "step_tracker")
 FAMILY = (*BASE, "registry")
 GRAPH_NAMES = ("residual_model", "step_actions", "error_graph", "planner", "joint", "resample")
 GRAPH = tuple(f"profiling.{name}" for name in GRAPH_NAMES)
@@ -41,7 +41,7 @@ MODELS = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "PIL")
 ANYTHING = ("profiling", "quality.report", "quality.provenance", "showcase", "cli", "bench", "self_test", "timed_run")
 # The longest matching prefix counts. A new module needs a row, or it fails here.
 TABLE = (
-    *(Row(name) for name in ("errors", "offline_profiles")),
+    *(Row(name) for name in ("errors", "offline_profiles", "running")),
     Row("documents", ("errors",)),
     Row("actions", ("errors", "documents")),
     Row("schedule", ("errors", "documents", "actions"), (), ("hub",)),
@@ -53,7 +53,7 @@ TABLE = (
     Row("step_tracker", BASE, ("torch",)),
     Row("_diffusers", (*BASE, "_diffusers", "stopwatch", "step_tracker"), ("torch", "diffusers")),
     Row("run_record", ("stopwatch", "step_tracker"), ("torch",)),
-    Row("installation", (*BASE, "_diffusers", "run_record", "step_tracker")),
+    Row("installation", INSTALLED, ("torch",)),
     Row("cache", (*INSTALLED, "cache"), ("torch",)),
     Row("kernels", (*BASE, "kernels"), ("torch", "triton")),
     Row("sparse", (*BASE, "kernels", "sparse"), ("torch",), ("matplotlib", "triton", "flashinfer")),

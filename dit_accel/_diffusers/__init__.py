@@ -8,6 +8,7 @@ step), and on each video self-attention a copy of its processor that computes at
 
 from .attention import AttentionCall, AttentionLayer, find_attention, is_perturbed, reroute_attention, run_in
 from .blocks import Forward, Undo, find_blocks, is_bypassed, stream_positions, wrap_forward
+from .callers import Callers, refuse_running_elsewhere
 from .calls import (
     CallObserver,
     denoisers_of,
@@ -24,6 +25,7 @@ __all__ = [
     "AttentionCall",
     "AttentionLayer",
     "CallObserver",
+    "Callers",
     "DenoiseClock",
     "Forward",
     "Undo",
@@ -38,6 +40,7 @@ __all__ = [
     "rank_sum",
     "refuse_native_cache",
     "refuse_ring",
+    "refuse_running_elsewhere",
     "replace_tensors",
     "reroute_attention",
     "run_in",

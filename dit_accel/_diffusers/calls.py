@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -13,7 +14,7 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
 from ..errors import AlreadyAcceleratedError
-from ..step_tracker import DenoiserCall, StepTracker
+from ..step_tracker import DenoiserCall
 from .blocks import Undo
 
 if TYPE_CHECKING:
@@ -25,6 +26,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 def eager(function: F) -> F:
     """Keep the function, and all that it calls, out of compiled graphs."""
     return torch.compiler.disable(function)
+
+
+class CallTracker(Protocol):
+    """Says which call of which step it is that begins; see `StepTracker`."""
+
+    def observe(self, denoiser: str, context: dict[str, Any], timestep: Tensor | None = None) -> DenoiserCall:
+        """Identify the call that begins now."""
 
 
 class CallObserver(Protocol):
@@ -54,18 +62,18 @@ def refuse_native_cache(pipe: DiffusionPipeline, denoisers: dict[str, nn.Module]
 
 
 def observe_calls(
-    name: str, denoiser: Any, tracker: StepTracker, observer: CallObserver, ignored_when: tuple[str, ...] = ()
+    name: str, denoiser: Any, tracker: CallTracker, observer: CallObserver, ignored_when: tuple[str, ...] = ()
 ) -> Undo:
     """Report every forward of ``denoiser`` to ``observer``; returns the removal.
 
     Args:
         name: attribute of the denoiser on its pipeline.
         denoiser: the model.
-        tracker: the pipeline's.
+        tracker: that of the pipeline, or of all that share the denoiser.
         observer: told of every forward; what its ``end`` returns, if not None, replaces the output.
         ignored_when: see `BlockSpec.compute_when`; of such a forward the observer is told None.
     """
-    context: dict[str, Any] = {}
+    context = _Context()
     restore = _override_cache_context(denoiser, context) if hasattr(denoiser, "cache_context") else None
     parameters = list(inspect.signature(type(denoiser).forward).parameters)[1:]
     timestep_name = next((p for p in parameters if "timestep" in p), "timestep")
@@ -86,7 +94,7 @@ def observe_calls(
     def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         is_ignored = bool(ignored_when) and any(is_set(path, args, kwargs) for path in ignored_when)
         timestep = given(timestep_name, args, kwargs)
-        observer.begin(None if is_ignored else tracker.observe(name, context, timestep))
+        observer.begin(None if is_ignored else tracker.observe(name, context.given, timestep))
 
     @eager
     def end(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -104,19 +112,26 @@ def observe_calls(
     return undo
 
 
-def _override_cache_context(denoiser: Any, context: dict[str, Any]) -> Undo:
+class _Context(threading.local):
+    """What was passed to the ``cache_context`` that this thread is in, empty without."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, Any] = {}
+
+
+def _override_cache_context(denoiser: Any, context: _Context) -> Undo:
     """Have the denoiser's ``cache_context`` fill ``context`` while it lasts."""
     was_own = "cache_context" in vars(denoiser)
     original = denoiser.cache_context
 
     @contextlib.contextmanager
     def cache_context(branch: str, **kwargs: Any) -> Iterator[None]:
-        context.update(kwargs, name=branch)
+        context.given = {**kwargs, "name": branch}
         try:
             with original(branch, **kwargs):
                 yield
         finally:
-            context.clear()
+            context.given = {}
 
     def undo() -> None:
         if was_own:

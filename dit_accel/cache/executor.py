@@ -12,7 +12,7 @@ The first branch that reaches the range in a step decides, for all branches of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,11 +20,13 @@ from torch import Tensor
 
 from .._diffusers import Forward, eager, output_tensors, replace_tensors
 from ..run_record import RunRecord
+from ..running import Running
 from ..step_tracker import DenoiserCall
 from .block_range import BlockRange
 from .policies import CachePolicy
 from .probe import Probe
-from .state import BranchState, Form, Kept, Streams
+from .state import BranchState, Kept, Streams
+from .streams import added, copied, difference, form_of, joined, unchanged, weighted
 
 
 class BlockRangeExecutor:
@@ -38,6 +40,7 @@ class BlockRangeExecutor:
         rank_sum: adds the probe's sums up over the ranks that hold parts of the sequence.
         peers: the executors of the pipeline's denoisers; this one adds itself.
         is_inner: another executor caches more blocks around these, and counts the steps.
+        running: where the blocks find the executor in charge; shared by those of other runs of the denoiser.
     """
 
     def __init__(
@@ -50,9 +53,11 @@ class BlockRangeExecutor:
         rank_sum: Callable[[Tensor], Tensor] = lambda sums: sums,
         peers: list[BlockRangeExecutor] | None = None,
         is_inner: bool = False,
+        running: Running[BlockRangeExecutor] | None = None,
     ) -> None:
         self._policy, self._record, self._range, self._reuses_output = policy, record, block_range, reuses_output
         self._probe, self._rank_sum, self._is_inner = Probe(), rank_sum, is_inner
+        self._running = Running() if running is None else running
         self._states: dict[str, BranchState] = {}
         self._ran: set[str] = set()  # branches, in this step
         self._trajectory = self._step = self._decided_step = self._computed_step = -1
@@ -67,6 +72,7 @@ class BlockRangeExecutor:
     def begin(self, call: DenoiserCall | None) -> None:
         """A forward begins: find the branch's state. None is a forward to leave alone."""
         self._call = None  # also if the one before it raised
+        self._running.enter(self)
         if call is None:
             return
         if call.trajectory != self._trajectory or len(self._peers) > 1:
@@ -140,34 +146,44 @@ class BlockRangeExecutor:
         has_handed_over = self is not caller and call.step > self._step + 1
         return call.trajectory != self._trajectory or has_handed_over
 
-    def block_forward(self, index: int, original: Forward) -> Forward:
+    @staticmethod
+    def block_forward(
+        running: Running[BlockRangeExecutor],
+        block_range: BlockRange,
+        index: int,
+        original: Forward,
+        *,
+        uses_probe: bool,
+        reuses_output: bool,
+    ) -> Forward:
         """The forward of block ``index``: run it, pass its input through, or rebuild the range's exit."""
-        streams, video = self._range.streams[index], self._range.video
+        streams, video = block_range.streams[index], block_range.video
         at, name = streams[0]
-        uses_probe, reuses_output, is_single = self._policy.uses_probe, self._reuses_output, len(streams) == 1
+        is_single = len(streams) == 1
 
         # All in one function, and what it calls kept out of graphs: a reuse step spends its time here, once a block.
         def forward(*args: Any, **kwargs: Any) -> Any:
-            state = self._state
-            if self._call is None or index > state.last:
+            executor = None if running.entered is None else running.entered()
+            if executor is None or executor._call is None or index > executor._state.last:
                 return original(*args, **kwargs)
+            state = executor._state
             if index < state.first:
                 if uses_probe and state.origin is None:
                     origin, key = streams[video]
                     state.origin = args[origin] if origin < len(args) else kwargs[key]
                 return original(*args, **kwargs)
             if index == state.first:
-                self._enter(index, args, kwargs)
+                executor._enter(index, args, kwargs)
             if state.is_reuse:
                 if index == state.last and not reuses_output:
-                    return _joined(tuple(map(_added, state.entry or (), state.value or ())))
-                passed = _copied if index == state.first else _passed
+                    return joined(tuple(map(added, state.entry or (), state.value or ())))
+                passed = copied if index == state.first else unchanged
                 if is_single:
                     return passed(args[at] if at < len(args) else kwargs[name])
-                return tuple(map(passed, self._inputs(index, args, kwargs)))
+                return tuple(map(passed, executor._inputs(index, args, kwargs)))
             output = original(*args, **kwargs)
             if index == state.last and state.is_kept and not reuses_output:
-                self._keep_residual(output)
+                executor._keep_residual(output)
             return output
 
         return forward
@@ -189,7 +205,7 @@ class BlockRangeExecutor:
             is_inference
             and bool(state.kept)
             and state.kept[-1].step >= self._computed_step  # else the branch has missed the last compute step
-            and state.kept_form == _form(state.entry)
+            and state.kept_form == form_of(state.entry)
         )
         if is_first:
             self._is_compute = not can_reuse or self._policy.is_compute(call, self._record.progress, self._distance)
@@ -219,7 +235,7 @@ class BlockRangeExecutor:
         if tuple(weights) == (1.0,):
             return state.kept[-1].tensors
         values = [kept.tensors for kept in state.kept[-len(weights) :]]
-        return tuple(_weighted(column, weights) for column in zip(*values, strict=True))
+        return tuple(weighted(column, weights) for column in zip(*values, strict=True))
 
     @eager
     def _inputs(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Streams:
@@ -232,12 +248,12 @@ class BlockRangeExecutor:
         exits = output if isinstance(output, tuple) else (output,)
         assert call is not None and state.entry is not None
         spare: Streams = (None,) * len(state.entry)
-        if len(state.kept) >= self._policy.num_values and state.kept_form == _form(state.entry):
+        if len(state.kept) >= self._policy.num_values and state.kept_form == form_of(state.entry):
             spare = state.kept.pop(0).tensors
-        self._keep(call, tuple(map(_difference, exits, state.entry, spare)))
+        self._keep(call, tuple(map(difference, exits, state.entry, spare)))
 
     def _keep(self, call: DenoiserCall, tensors: Streams) -> None:
-        state, form = self._state, _form(self._state.entry or ())
+        state, form = self._state, form_of(self._state.entry or ())
         if state.kept_form != form:
             state.kept.clear()
         state.kept_form = form
@@ -249,47 +265,3 @@ class BlockRangeExecutor:
         held = self._probe.nbytes + sum(kept.nbytes for state in self._states.values() for kept in state.kept)
         self._record.hold(held - self._held_bytes)
         self._held_bytes = held
-
-
-# A block compiled with fullgraph=True refuses a call that compiles nothing; each of these is one small graph for all.
-def _passed(stream: Tensor | None) -> Tensor | None:
-    return None if stream is None else stream.view_as(stream)
-
-
-def _copied(entry: Tensor | None) -> Tensor | None:
-    """Not the entry itself: a model may add in place between blocks, and the entry is needed at the exit."""
-    return None if entry is None else entry.clone()
-
-
-def _added(entry: Tensor | None, value: Tensor | None) -> Tensor | None:
-    if entry is None or value is None:
-        return entry
-    return entry + value if entry.shape == value.shape else value.clone()
-
-
-@eager
-def _joined(streams: Streams) -> Tensor | Streams | None:
-    """A block's return value: one stream bare, several as a tuple."""
-    return streams[0] if len(streams) == 1 else streams
-
-
-def _difference(exit_: Tensor | None, entry: Tensor | None, buffer: Tensor | None) -> Tensor | None:
-    """What to keep of a stream: exit − entry, or the exit itself of a stream that leaves in another shape (Motif)."""
-    if exit_ is None or entry is None:
-        return None
-    if exit_.shape != entry.shape:
-        return exit_.clone() if buffer is None else buffer.copy_(exit_)
-    return exit_ - entry if buffer is None else torch.sub(exit_, entry, out=buffer)
-
-
-def _weighted(tensors: tuple[Tensor | None, ...], weights: Sequence[float]) -> Tensor | None:
-    total = None
-    for tensor, weight in zip(tensors, weights, strict=True):
-        if tensor is not None:
-            total = tensor * weight if total is None else total.add_(tensor, alpha=weight)
-    return total
-
-
-def _form(streams: Streams) -> Form:
-    """What has to agree for a kept value to fit: shape, dtype and device of every stream."""
-    return tuple(None if t is None else (t.shape, t.dtype, t.device) for t in streams)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 from .._diffusers import rank_sum, wrap_forward
 from ..configs import DBCacheConfig
-from ..installation import Installation
+from ..installation import Installation, Run
+from ..running import Running
 from .block_range import BlockRange
 from .executor import BlockRangeExecutor
 from .policies import CachePolicy, DBCachePolicy
@@ -34,8 +36,6 @@ def install_policy(
         ConfigError: probe and corrector leave no block to cache.
         UnsupportedPipelineError: a denoiser is not laid out as its specification says.
     """
-    executors: list[BlockRangeExecutor] = []
-    undo = installation.undo
     for name, denoiser in installation.denoisers.items():
         block_range = BlockRange.of(
             name,
@@ -44,19 +44,33 @@ def install_policy(
             probe_blocks=probe_blocks,
             corrector_blocks=corrector_blocks,
         )
-        executor = BlockRangeExecutor(
+        running: Running[BlockRangeExecutor] = Running()
+        for index, block in enumerate(block_range.blocks):
+            wrap = functools.partial(
+                BlockRangeExecutor.block_forward,
+                running,
+                block_range,
+                index,
+                uses_probe=policy.uses_probe,
+                reuses_output=reuses_output,
+            )
+            installation.undo.callback(wrap_forward(block, wrap))
+
+        make = functools.partial(
+            BlockRangeExecutor,
             policy,
-            installation.record,
-            block_range,
+            block_range=block_range,
             reuses_output=reuses_output,
             rank_sum=functools.partial(rank_sum, denoiser),
-            peers=executors,
             is_inner=is_inner,
+            running=running,
         )
-        undo.callback(executor.release)
-        for index, block in enumerate(block_range.blocks):
-            undo.callback(wrap_forward(block, functools.partial(executor.block_forward, index)))
-        installation.observe(name, executor)
+        installation.observe_runs(name, functools.partial(_executor_of_run, make, policy))
+
+
+def _executor_of_run(make: Callable[..., BlockRangeExecutor], policy: CachePolicy, run: Run) -> BlockRangeExecutor:
+    """What observes the denoiser in ``run``."""
+    return make(record=run.record, peers=run.peers[policy])
 
 
 def install_dbcache(installation: Installation, config: DBCacheConfig) -> None:

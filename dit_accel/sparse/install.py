@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -18,9 +19,10 @@ from .._diffusers import (
 )
 from ..configs import SVG2Config
 from ..errors import UnsupportedPipelineError
-from ..installation import Installation
+from ..installation import Installation, Run
+from ..running import Running
 from .backends import load_backend
-from .layers import SparseDenoiser, SparseLayer, num_dense_layers
+from .layers import RunningLayer, SparseDenoiser, SparseLayer, num_dense_layers
 
 
 def install_svg2(installation: Installation, config: SVG2Config) -> None:
@@ -32,7 +34,6 @@ def install_svg2(installation: Installation, config: SVG2Config) -> None:
         BackendUnavailableError: the backend asked for cannot run where the pipeline runs.
     """
     load_backend(config.backend, torch.device(installation.pipe._execution_device))
-    peers: list[SparseDenoiser] = []
     for name, denoiser in installation.denoisers.items():
         spec = installation.spec.denoisers[name]
         attention = spec.attention
@@ -44,20 +45,39 @@ def install_svg2(installation: Installation, config: SVG2Config) -> None:
         blocks = find_blocks(name, denoiser, spec)
         check = functools.partial(refuse_ring, type(installation.pipe).__name__, name, denoiser)
         check()
-        sparse = SparseDenoiser(name, config, installation.record, peers, check)
-        installation.undo.callback(sparse.release)
+        running: Running[SparseDenoiser] = Running()
+        layers: list[Callable[[SparseDenoiser], SparseLayer]] = []
         num_dense = num_dense_layers(config, len(blocks))
         video = spec.streams.index(spec.video or spec.streams[0])
         for index, block in enumerate(blocks):
             module = find_attention(block, attention.path)
-            layer = SparseLayer(
-                sparse,
-                attention,
-                (stream_positions(block, spec.streams)[video], spec.streams[video]),
-                functools.partial(is_perturbed, module),
-                is_dense=index < num_dense,
+            layers.append(
+                functools.partial(
+                    SparseLayer,
+                    spec=attention,
+                    video=(stream_positions(block, spec.streams)[video], spec.streams[video]),
+                    is_perturbed=functools.partial(is_perturbed, module),
+                    is_dense=index < num_dense,
+                )
             )
+            layer = RunningLayer(running, index, attention.masks_only_text)
             installation.undo.callback(reroute_attention(module, attention.processors))
             installation.undo.callback(wrap_forward(block, functools.partial(run_in, layer)))
-        installation.attention_layers[name] = sparse.layers
-        installation.observe(name, sparse)
+        installation.attention_layers[name] = len(layers)
+        installation.observe_runs(name, functools.partial(_denoiser_of_run, name, config, check, running, layers))
+
+
+def _denoiser_of_run(
+    name: str,
+    config: SVG2Config,
+    check: Callable[[], None],
+    running: Running[SparseDenoiser],
+    layers: Sequence[Callable[[SparseDenoiser], SparseLayer]],
+    run: Run,
+) -> SparseDenoiser:
+    """What observes the denoiser in ``run``, with its layers."""
+    sparse = SparseDenoiser(name, config, run.record, run.peers[config], check, running)
+    for make in layers:
+        make(sparse)
+    run.attention_layers[name] = sparse.layers
+    return sparse

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .._diffusers import AttentionCall
+from .._diffusers import AttentionCall, eager
 from ..configs import SVG2Config
 from ..run_record import RunRecord
+from ..running import Running
 from ..specs import AttentionSpec
 from ..step_tracker import DenoiserCall
 from .state import SVG2State
@@ -28,6 +29,7 @@ class SparseDenoiser:
         record: where stats go; shared by the methods and denoisers of a pipeline.
         peers: those of the pipeline's denoisers; this one adds itself.
         check: raises if the denoiser is in a state in which sparse attention does not apply; asked at every forward.
+        running: where the blocks find the one in charge; shared by those of other runs of the denoiser.
     """
 
     def __init__(
@@ -37,18 +39,20 @@ class SparseDenoiser:
         record: RunRecord,
         peers: list[SparseDenoiser],
         check: Callable[[], None],
+        running: Running[SparseDenoiser],
     ) -> None:
         self.name, self.config, self.record, self._check = name, config, record, check
         self.call: DenoiserCall | None = None
         self.layers: list[SparseLayer] = []
         self._trajectory = self._step = -1
         self._held_bytes = 0
-        self._peers = peers
+        self._peers, self._running = peers, running
         peers.append(self)
 
     def begin(self, call: DenoiserCall | None) -> None:
         """A forward begins; None is one to leave alone."""
         self.call = None
+        self._running.enter(self)
         if call is None:
             return
         self._check()
@@ -94,8 +98,45 @@ class SparseDenoiser:
         self._held_bytes = held
 
 
+class RunningLayer:
+    """The `AttentionLayer` that a block has for all runs: passes all on to the `SparseLayer` of the present one.
+
+    Args:
+        running: where to find the denoiser that the layer belongs to.
+        index: which of its layers.
+        masks_only_text: see `AttentionLayer`.
+    """
+
+    def __init__(self, running: Running[SparseDenoiser], index: int, masks_only_text: bool) -> None:
+        self.masks_only_text = masks_only_text
+        self._running, self._index = running, index
+
+    @eager
+    def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """See `AttentionLayer.enter`."""
+        layer = self._layer()
+        if layer is not None:
+            layer.enter(args, kwargs)
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        """See `AttentionLayer.attend`. A block that is called by itself, in a thread that runs nothing, is dense."""
+        layer = self._layer()
+        return call.dense() if layer is None else layer.attend(call)
+
+    @eager
+    def leave(self) -> None:
+        """See `AttentionLayer.leave`."""
+        layer = self._layer()
+        if layer is not None:
+            layer.leave()
+
+    def _layer(self) -> SparseLayer | None:
+        denoiser = self._running.current()
+        return None if denoiser is None else denoiser.layers[self._index]
+
+
 class SparseLayer:
-    """The `AttentionLayer` of one block, with one `SVG2State` a branch.
+    """The `AttentionLayer` of one block in one run, with one `SVG2State` a branch.
 
     Args:
         denoiser: the one that the block belongs to; the layer adds itself to it.
@@ -114,7 +155,6 @@ class SparseLayer:
         *,
         is_dense: bool,
     ) -> None:
-        self.masks_only_text = spec.masks_only_text
         self._denoiser, self._text, self._video, self._is_perturbed = denoiser, spec.text, video, is_perturbed
         self._index, self._is_dense = len(denoiser.layers), is_dense
         self._states: dict[tuple[str, int], tuple[int, SVG2State]] = {}

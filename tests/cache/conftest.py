@@ -84,7 +84,15 @@ class Bench:
             policy, self.record, self.range, reuses_output=head is not None, peers=peers
         )
         for index, block in enumerate(blocks):
-            wrap_forward(block, functools.partial(self.executor.block_forward, index))
+            wrap = functools.partial(
+                self.executor.block_forward,
+                self.executor._running,
+                self.range,
+                index,
+                uses_probe=policy.uses_probe,
+                reuses_output=head is not None,
+            )
+            wrap_forward(block, wrap)
 
     def begin(self, step: int, branch: str = "cond", trajectory: int = 0) -> None:
         self.executor.begin(
