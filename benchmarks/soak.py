@@ -8,8 +8,9 @@ and prompts change from request to request. ``--threads`` requests run at a time
 if they are of one method. A tenth is aborted at a random step, in one of four ways, and the next request follows at
 once. Every finished video is compared, to the bit, with that of a pipeline built and accelerated for it alone.
 
-Memory is what the process holds after each round: its resident set, and the storage of all tensors alive. Growth is
-the median over the last fifth of the requests against the median over the second fifth.
+Memory is what the process holds after each round: its resident set, and the storage of all tensors alive, without the
+last outputs that diffusers' schedulers keep. Growth is the median over the last fifth of the requests against the
+median over the second fifth.
 """
 
 from __future__ import annotations
@@ -206,15 +207,22 @@ def sharing(pipe: Any) -> Any:
     return other
 
 
-def tensor_bytes() -> int:
-    """Storage of all tensors that are alive."""
+def tensor_bytes(pipes: list[Any]) -> int:
+    """Storage of all tensors that are alive, but for what schedulers keep: that is as large as the last request."""
     gc.collect()
+    of_schedulers = {id(each) for pipe in pipes for value in vars(pipe.scheduler).values() for each in _items(value)}
     storages = {}
     for found in gc.get_objects():
-        if issubclass(type(found), torch.Tensor):  # isinstance would wake lazy modules
+        if (
+            issubclass(type(found), torch.Tensor) and id(found) not in of_schedulers
+        ):  # isinstance would wake lazy modules
             storage = found.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 @dataclass
@@ -241,6 +249,7 @@ def soak(subject: Subject, requests: list[Request], threads: int) -> Found:
         pipe = build(subject)
         enable_acceleration(pipe, *configs)
         workers[name] = [pipe, *(sharing(pipe) for _ in range(threads - 1))]
+    served = [pipe for pipes in workers.values() for pipe in pipes]
     found = Found()
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(requests), threads):
@@ -248,7 +257,7 @@ def soak(subject: Subject, requests: list[Request], threads: int) -> Found:
             pipes = [workers[request.method][index] for index, request in enumerate(batch)]
             results = list(pool.map(functools.partial(_serve, subject, expected), pipes, batch))
             found.outcomes += zip(batch, results, strict=True)
-            found.memory.append((psutil.Process().memory_info().rss, tensor_bytes()))
+            found.memory.append((psutil.Process().memory_info().rss, tensor_bytes(served)))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -101,6 +102,16 @@ def test_another_class_on_the_same_denoiser_is_accelerated_by_its_own_scheduler(
             assert run_to_video(other, video).equal(expected)
             assert run(pipe).equal(wanted)
         assert acceleration.stats_of(other).reused_steps["transformer"]["call0"] == [1, 2, 4, 5]
+
+
+def test_the_context_of_another_thread_is_not_taken_for_this_ones(pipe):
+    def other() -> None:
+        with pipe.transformer.cache_context("uncond"):
+            pass
+
+    with enable_acceleration(pipe, SCHEDULE) as acceleration:
+        loop(pipe, before=lambda: Worker(other).result())
+        assert list(acceleration.stats.computed_steps["transformer"]) == ["cond"]
 
 
 def test_stats_are_those_of_one_pipeline(pipe):
@@ -203,8 +214,10 @@ def test_a_refused_number_of_steps_does_not_reach_other_threads(pipe):
 # Loops of a user's own, in which no pipeline calls
 
 
-def loop(pipe: Any, steps: range | None = None, *, begin: bool = True) -> torch.Tensor:
-    """Denoise without the pipeline, by its scheduler."""
+def loop(
+    pipe: Any, steps: range | None = None, *, begin: bool = True, before: Callable[[], object] = lambda: None
+) -> torch.Tensor:
+    """Denoise without the pipeline, by its scheduler; ``before`` is called in the context of each call."""
     if begin:
         pipe.scheduler.set_timesteps(NUM_STEPS)
     generator = torch.Generator().manual_seed(0)
@@ -213,6 +226,7 @@ def loop(pipe: Any, steps: range | None = None, *, begin: bool = True) -> torch.
     for step in range(NUM_STEPS) if steps is None else steps:
         time = pipe.scheduler.timesteps[step]
         with torch.no_grad(), pipe.transformer.cache_context("cond"):
+            before()
             noise = pipe.transformer(latents, time.expand(1), text, return_dict=False)[0]
         latents = pipe.scheduler.step(noise, time, latents, return_dict=False)[0]
     return latents
