@@ -60,6 +60,8 @@ def stream_positions(block: nn.Module, streams: tuple[str, ...]) -> tuple[int, .
     if missing:
         raise UnsupportedPipelineError(
             f"{type(block).__name__}.forward has no argument {missing}; its specification names them. It has: {names}."
+            " If it is a wrapper around the block, such as FullyShardedDataParallel, use one that leaves the block in "
+            "its place: torch.distributed.fsdp.fully_shard."
         )
     return tuple(names.index(name) for name in streams)
 
