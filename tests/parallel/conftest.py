@@ -47,10 +47,10 @@ def alone(shared: Callable[[str, Make], list[Results]]) -> Results:
 def two(shared: Callable[[str, Make], list[Results]], alone: Results) -> list[Results]:
     """What each of two processes found."""
     thresholds = json.dumps([float(value) for value in alone["runs"]])
-    jobs = {name: [name] for name in ("plain", "presets")}
-    jobs |= {"runs": ["runs", thresholds], "replicas": ["replicas", "1"]}
+    jobs = {name: [name] for name in ("plain", "presets", "wrapped")}
+    jobs |= {"runs": ["runs", thresholds], "replicas": ["replicas", "1"], "uneven": ["uneven", "after"]}
     for order in ("before", "after"):
-        jobs |= {f"{name} {order}": [name, order] for name in ("cases", "uneven", "ring", "sharded")}
+        jobs |= {f"{name} {order}": [name, order] for name in ("cases", "ring", "sharded")}
     return shared("2", lambda folder: run_ranks(folder, 2, jobs))
 
 

@@ -23,7 +23,8 @@ from diffusers.hooks import context_parallel
 from diffusers.models import attention_dispatch
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.functional import pad
 
 import dit_accel
@@ -120,11 +121,13 @@ def cases(order: str, *names: str) -> Found:
 
 
 def presets() -> Found:
-    """Every preset of the embedded model, and joint ones, with small pictures."""
+    """Every preset of the embedded model, and joint ones, with its first blocks, small pictures and one branch."""
     pipe = demo_pipeline()
+    pipe.transformer.blocks = pipe.transformer.blocks[:5]
     divide(pipe)
     for name in (*dit_accel.available_presets(pipe), "lemica-fast+svg2", "dbcache-fast+svg2-turbo"):
-        inputs = {**dit_accel.DEMO_INPUTS, "height": 32, "width": 32, "num_frames": 2, "num_inference_steps": 50}
+        small = {"height": 32, "width": 32, "num_frames": 2, "guidance_scale": 1.0}
+        inputs = {**dit_accel.DEMO_INPUTS, **small, "num_inference_steps": 50}
         yield name, accelerated(pipe, "as it is", name, **inputs)
 
 
@@ -208,7 +211,7 @@ def _interrupt(pipe: Any, step: int, *_: Any) -> dict[str, Any]:
 
 def sharded(order: str) -> Found:
     """Weights sharded over the ranks by FSDP2, where each rank has a prompt of its own."""
-    for name in ("schedule", "dbcache", "svg2", "dbcache and svg2"):
+    for name in ("schedule", "dbcache", "svg2"):
         for replica in range(2) if RANKS == 1 else (RANK,):
             pipe = tiny_pipeline()
             if order == "after":
@@ -225,6 +228,19 @@ def _shard(pipe: Any) -> None:
         mesh = init_device_mesh("cpu", (RANKS,))
         for module in (*pipe.transformer.blocks, pipe.transformer):
             fully_shard(module, mesh=mesh)
+
+
+def wrapped() -> Found:
+    """FSDP1, which puts modules of its own around the blocks."""
+    pipe = tiny_pipeline()
+    policy = ModuleWrapPolicy({type(pipe.transformer.blocks[0])})
+    device = torch.device("cpu")
+    pipe.transformer = FullyShardedDataParallel(pipe.transformer, auto_wrap_policy=policy, device_id=device)
+    for name, configs in CASES.items():
+        try:
+            dit_accel.enable_acceleration(pipe, *configs)
+        except dit_accel.DitAccelError as error:
+            yield name, {"error": f"{type(error).__name__}: {error}"}
 
 
 def work(rank: int, folder: Path, jobs: dict[str, list[str]]) -> None:

@@ -58,3 +58,13 @@ def test_sharded_blocks_decide_each_for_its_own_prompt(alone: Results, two: list
         mine = {name: found for name, found in alone["sharded"].items() if name.endswith(str(number))}
         assert len(mine) == len(alone["sharded"]) // 2
         assert differences(rank[f"sharded {order}"], mine) == []
+
+
+def test_blocks_inside_of_wrappers_are_refused_with_the_reason(alone: Results, two: list[Results]) -> None:
+    for rank in two:
+        assert rank["wrapped"].keys() == alone["cases"].keys()
+        for found in rank["wrapped"].values():
+            assert found["error"].startswith(
+                "UnsupportedPipelineError: FullyShardedDataParallel.forward has no argument"
+            )
+            assert "fully_shard" in found["error"]
