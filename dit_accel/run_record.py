@@ -51,8 +51,8 @@ class AccelerationStats:
     computed, ``dense_reasons`` why it was dense. ``density`` is the share of query-key pairs that was computed over
     all these calls, ``sparse_density`` over the sparse ones, both in [0, 1], None if there were none.
     ``attention_error`` is the mean of the sampled relative errors ‖sparse − dense‖ / ‖dense‖ of the sparse calls and
-    their heads, ``attention_errors`` maps denoiser -> the same by layer (None: no sparse call). Under context parallelism
-    all of these are of this process's heads; the mean of the processes' densities is that of the run.
+    their heads, ``attention_errors`` maps denoiser -> the same by layer (None: no sparse call). Under context
+    parallelism all of these are of this process's heads; the mean of the processes' densities is that of the run.
     """
 
     num_steps: int
