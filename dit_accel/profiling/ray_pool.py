@@ -105,7 +105,7 @@ class RayExecutor(RemoteExecutor):
         self, load_pipeline: Callable[[], DiffusionPipeline], num_workers: int | None, gpus_per_worker: float
     ) -> None:
         self._load_pipeline, self._num_workers, self._gpus = load_pipeline, num_workers, gpus_per_worker
-        self._room, self._next_look = 0, 0.0
+        self._room, self._next_look = 0, 0.0  # what the cluster had when it was looked at, and when it will be again
         if self._limit() == 0:
             raise JobError(
                 f"The Ray cluster has no {'GPU' if gpus_per_worker else 'CPU'} for a worker. Add nodes, or say how "
@@ -165,8 +165,7 @@ class RayExecutor(RemoteExecutor):
             while self._problem is None and not (self._is_closed and self._dispatch.num_open == 0):
                 self._start_workers()
                 for worker in self._workers:
-                    if worker.is_started and worker.outstanding is None:
-                        self._give_task(worker)
+                    self._give_task(worker)
                 self._look_at_one()
         except Exception as problem:
             with self._lock:
@@ -197,14 +196,15 @@ class RayExecutor(RemoteExecutor):
             self._workers.append(_Worker(actor, actor.start.remote(self._load_pipeline)))
 
     def _give_task(self, worker: _Worker) -> None:
-        with self._lock:
-            call = self._dispatch.next_for(worker)
-        if call is None:
-            return
-        if call.begins():
-            worker.outstanding = worker.actor.run.remote(call.function, *call.arguments)
-        else:
-            self._finished(worker)
+        while worker.outstanding is None:
+            with self._lock:
+                call = self._dispatch.next_for(worker)
+            if call is None:
+                return
+            if call.begins():
+                worker.outstanding = worker.actor.run.remote(call.function, *call.arguments)
+            else:
+                self._finished(worker)
 
     def _look_at_one(self) -> None:
         """Take up what a worker has done, if one has; else wait a moment."""
