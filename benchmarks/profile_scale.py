@@ -171,7 +171,7 @@ def local_rows(rounds: int) -> list[Row]:
 
     from dit_accel.profiling.ray_pool import ray_pool
 
-    os.environ["RAY_worker_niceness"] = "0"  # else whatever else runs on the machine goes first
+    os.environ.update(RAY_worker_niceness="0")  # else whatever else runs on the machine goes first
     ray.init("local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
     pipe = load_demo_pipeline()
     prompts = [f"a red {digit} spinning on navy" for digit in ("one", "two", "three", "four")]
