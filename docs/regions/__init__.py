@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import commands, configs, lines, model, notebooks, planner, quality, sparse, support
+from . import commands, configs, lines, model, notebooks, planner, quality, scale, sparse, support
 
 REGIONS: dict[str, Callable[[], str]] = {
     **lines.REGIONS,
     **quality.REGIONS,
     **planner.REGIONS,
+    **scale.REGIONS,
     **sparse.REGIONS,
     **support.REGIONS,
     **configs.REGIONS,

@@ -26,6 +26,7 @@ COMMANDS = {
             "planner_cost",
             "planner_curve",
             "planner_transfer",
+            "profile_scale",
             "svg2_error",
             "svg2_quality",
             "svg2_speed",
