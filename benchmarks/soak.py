@@ -213,9 +213,7 @@ def tensor_bytes(pipes: list[Any]) -> int:
     of_schedulers = {id(each) for pipe in pipes for value in vars(pipe.scheduler).values() for each in _items(value)}
     storages = {}
     for found in gc.get_objects():
-        if (
-            issubclass(type(found), torch.Tensor) and id(found) not in of_schedulers
-        ):  # isinstance would wake lazy modules
+        if type(found) in (torch.Tensor, torch.nn.Parameter) and id(found) not in of_schedulers:  # no fake ones
             storage = found.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
