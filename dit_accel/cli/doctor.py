@@ -29,6 +29,7 @@ _PACKAGES = {
     "matplotlib": "pictures, report page",
     "triton": "sparse attention on GPUs",
     "flashinfer-python": "sparse attention on GPUs",
+    "ray": "profiles on a cluster",
 }
 
 

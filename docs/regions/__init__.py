@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import commands, configs, lines, model, notebooks, planner, quality, scale, sparse, support
+from . import commands, configs, lines, model, notebooks, planner, quality, scale, serving, sparse, support
 
 REGIONS: dict[str, Callable[[], str]] = {
     **lines.REGIONS,
     **quality.REGIONS,
     **planner.REGIONS,
     **scale.REGIONS,
+    **serving.REGIONS,
     **sparse.REGIONS,
     **support.REGIONS,
     **configs.REGIONS,

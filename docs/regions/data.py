@@ -27,11 +27,13 @@ COMMANDS = {
             "planner_curve",
             "planner_transfer",
             "profile_scale",
+            "soak",
             "svg2_error",
             "svg2_quality",
             "svg2_speed",
         )
     },
+    "profile_scale_local": _RUN.format("profile_scale") + " --local",
     "step_quality_rivals": _RUN.format("step_quality") + " --seeds 101",
     "step_quality_planned": _SCHEDULES.format("step_quality"),
     "step_quality_polished": _SCHEDULES.format("step_quality"),

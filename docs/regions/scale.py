@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .data import Result, result
-from .markdown import code, listed, table
+from .markdown import code, listed, table, times
 
 MODES = ("exact", "lazy", "estimate")
 
@@ -45,6 +45,18 @@ def saturation() -> str:
     return f"{listed(parts)} {found.note}."
 
 
+def local() -> str:
+    """Two real workers against one."""
+    found = result("profile_scale_local")
+    (row,) = found.rows
+    figures = row["figures"]
+    return (
+        f"The embedded model on a Ray cluster of one machine: two workers are {times(figures['speedup'])} as fast as "
+        f"one, and giving out a task takes {figures['dispatch_milliseconds']:.1f} ms; load average "
+        f"{row['setting']['load_average']} {found.note}."
+    )
+
+
 def _assumed(found: Result) -> str:
     setting = next(iter(found.rows))["setting"]
     return (
@@ -61,4 +73,4 @@ def _hours(hours: float) -> str:
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
 
 
-REGIONS = {"scale-cost": cost, "scale-saturation": saturation}
+REGIONS = {"scale-cost": cost, "scale-saturation": saturation, "scale-local": local}
