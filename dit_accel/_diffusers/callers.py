@@ -6,6 +6,7 @@ So the stack is asked: for the frames of ``__call__`` of a pipeline, in this thr
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,9 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
 from ..errors import ConcurrentUseError
+
+# Held while no garbage may be collected: else one thread would allow it while another one needs that there is none.
+_NO_COLLECTION = threading.Lock()
 
 
 class Caller(NamedTuple):
@@ -36,7 +40,23 @@ def calls_here() -> list[Caller]:
 def calls_elsewhere() -> list[Caller]:
     """The calls of pipelines that other threads are in."""
     here = threading.get_ident()
-    return [call for ident, frame in sys._current_frames().items() if ident != here for call in _calls(frame)]
+    return [call for ident, frame in _frames().items() if ident != here for call in _calls(frame)]
+
+
+def _frames() -> dict[int, FrameType]:
+    """The innermost frame of every thread.
+
+    CPython before 3.12 holds the lock of its list of threads meanwhile, and a garbage collection that frees a
+    `threading.local` then waits for that lock for ever. So none may begin.
+    """
+    with _NO_COLLECTION:
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames()
+        finally:
+            if was_enabled:
+                gc.enable()
 
 
 def _calls(frame: FrameType | None) -> Iterator[Caller]:
@@ -94,6 +114,7 @@ class Callers:
     def __init__(self, owner: Any) -> None:
         self._owner = owner
         self._has_loops = False
+        self._threads: set[int] = set()  # that have ever called
         self._grids: WeakKeyDictionary[Any, _Grid] = WeakKeyDictionary()
 
     def enter(self) -> tuple[Any, bool]:
@@ -107,6 +128,7 @@ class Callers:
         """
         here = calls_here()
         self._has_loops |= not here
+        self._threads.add(threading.get_ident())
         pipe, key = here[0] if here else (self._owner, -threading.get_ident())
         scheduler = pipe.scheduler
         timesteps, grid = getattr(scheduler, "timesteps", None), self._grids.get(scheduler)
@@ -118,7 +140,7 @@ class Callers:
             if grid.user < 0:  # a loop has no frame that ends; if it goes on, it is told
                 grid.ousted.add(grid.user)
             grid.user = key
-        if any(call.pipe is pipe or call.pipe.scheduler is scheduler for call in calls_elsewhere()):
+        if any(call.pipe is pipe or call.pipe.scheduler is scheduler for call in self._calls_elsewhere()):
             grid.is_spoiled = True
         if grid.is_spoiled or key in grid.ousted:
             raise _concurrent_use(pipe)
@@ -127,7 +149,11 @@ class Callers:
     def busy(self) -> list[Any]:
         """The pipelines whose calls are running, or may be: whether a loop goes on cannot be seen."""
         loops = [self._owner] if self._has_loops else []
-        return [*loops, *(call.pipe for call in (*calls_here(), *calls_elsewhere()))]
+        return [*loops, *(call.pipe for call in (*calls_here(), *self._calls_elsewhere()))]
+
+    def _calls_elsewhere(self) -> list[Caller]:
+        """Those of other threads; nothing is looked up as long as one thread calls alone."""
+        return calls_elsewhere() if len(self._threads) > 1 else []
 
 
 def _concurrent_use(pipe: Any) -> ConcurrentUseError:

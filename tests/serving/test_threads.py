@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -251,3 +253,37 @@ def test_two_loops_on_one_scheduler_are_refused(pipe):
         with pytest.raises(ConcurrentUseError):
             loop(pipe, range(3, 4), begin=False)
         assert loop(pipe).isfinite().all()
+
+
+def test_looking_at_other_threads_does_not_wait_for_a_collection() -> None:
+    """In CPython before 3.12 a collection inside of it that frees a `threading.local` would never end."""
+    code = """
+import gc, threading, time
+from dit_accel._diffusers.callers import calls_elsewhere
+
+class Local(threading.local):
+    pass
+
+def wait():
+    time.sleep(0.0001)  # a new frame every time
+
+def work():
+    while is_wanted:
+        wait()
+
+is_wanted = True
+other = threading.Thread(target=work)
+other.start()
+gc.set_threshold(1)
+for _ in range(300):
+    local = Local()
+    local.itself = local
+    del local
+    calls_elsewhere()
+    time.sleep(0.0002)
+is_wanted = False
+other.join()
+assert gc.isenabled()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
