@@ -55,12 +55,9 @@ class Exit(BaseException):
 
 @dataclass(frozen=True)
 class Subject:
-    """A pipeline, and what may be asked of it.
+    """How to build a pipeline, always with the same weights, and what may be asked of it.
 
-    Args:
-        build: makes one; all have the same weights.
-        methods: name -> what to enable, and the numbers of steps that it can run.
-        sizes, prompts, others: values that requests choose from.
+    ``methods``: name -> what to enable, and the numbers of steps that it can run.
     """
 
     build: Callable[[], Any]
@@ -125,17 +122,10 @@ def make_requests(subject: Subject, count: int, rng: random.Random) -> list[Requ
     for index in range(count):
         method = rng.choice(list(subject.methods))
         steps = rng.choice(subject.methods[method][1])
-        request = Request(
-            method,
-            rng.randrange(len(subject.sizes)),
-            steps,
-            rng.choice((1, 2)),
-            rng.randrange(len(subject.prompts)),
-            rng.choice((1.0, 4.0)),
-            rng.randrange(2),
-            (rng.choice(ABORTS), rng.randrange(steps - 1)) if index in aborted else None,
-        )
-        requests.append(request)
+        size, batch = rng.randrange(len(subject.sizes)), rng.choice((1, 2))
+        prompt, guidance, seed = rng.randrange(len(subject.prompts)), rng.choice((1.0, 4.0)), rng.randrange(2)
+        abort = (rng.choice(ABORTS), rng.randrange(steps - 1)) if index in aborted else None
+        requests.append(Request(method, size, steps, batch, prompt, guidance, seed, abort))
     return requests
 
 
@@ -209,18 +199,18 @@ def sharing(pipe: Any) -> Any:
 
 def tensor_bytes(pipes: list[Any]) -> int:
     """Storage of all tensors that are alive, but for what schedulers keep: that is as large as the last request."""
+
+    def items(value: Any) -> list[Any]:
+        return list(value) if isinstance(value, (list, tuple)) else [value]
+
     gc.collect()
-    of_schedulers = {id(each) for pipe in pipes for value in vars(pipe.scheduler).values() for each in _items(value)}
+    of_schedulers = {id(each) for pipe in pipes for value in vars(pipe.scheduler).values() for each in items(value)}
     storages = {}
     for found in gc.get_objects():
         if type(found) in (torch.Tensor, torch.nn.Parameter) and id(found) not in of_schedulers:  # no fake ones
             storage = found.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
-
-
-def _items(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 @dataclass
@@ -239,8 +229,7 @@ class Found:
 
 def soak(subject: Subject, requests: list[Request], threads: int) -> Found:
     """Serve the requests, ``threads`` at a time."""
-    finished = {request for request in requests if request.abort is None}
-    expected = {request: fresh(subject, request) for request in finished}
+    expected = {request: fresh(subject, request) for request in {each for each in requests if each.abort is None}}
     gc.collect()
     workers: dict[str, list[Any]] = {}
     for name, (configs, _) in subject.methods.items():
@@ -295,11 +284,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pipeline", choices=SUBJECTS, default="tiny")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     subject = SUBJECTS[options.pipeline]()
-    requests = make_requests(subject, options.requests, random.Random(options.seed))
+    requests = make_requests(subject, options.requests, random.Random(0))
     found = soak(subject, requests, options.threads)
     rows = rows_of(found, options.pipeline, options.threads)
     write_rows(rows, options.out, machine=f"{platform.machine()}, {torch.get_num_threads()} threads of torch")

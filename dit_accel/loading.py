@@ -62,7 +62,7 @@ def load_pipeline(
 def _try(action: Callable[[], Any], what: str) -> None:
     try:
         action()
-    except (RuntimeError, AssertionError, ValueError, AttributeError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ValueError, AttributeError) as error:  # diffusers, torch, or no VAE
         raise JobError(f"{what}: {_first_line(error)}") from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .data import dated, result
-from .markdown import listed, percent, table, times
+from .markdown import percent, table, times
 from .model import FOLDER, SCORING, read_scores
 from .planner import generations, graph
 from .quality import PRESET_OF, REPORT, report, report_command, report_row
@@ -35,17 +35,6 @@ def rivals() -> str:
     return f"{table(head, rows)}\n{theirs.source}"
 
 
-def dbcache() -> str:
-    """What DBCache does without a profile."""
-    found = result("dbcache_quality")
-    ours, theirs = found.figures("dit_accel dbcache-medium"), found.figures("cache-dit TaylorSeer like dbcache-medium")
-    return (
-        f"Without a profile, `dbcache-medium` computes {ours['computed_steps']:.1f} of 50 steps, is "
-        f"{times(ours['speedup'])} faster and stays at {ours['psnr_db']:.1f} dB; cache-dit with TaylorSeer, tuned to "
-        f"as many steps, at {theirs['psnr_db']:.1f} dB {found.note}."
-    )
-
-
 def planner_cost() -> str:
     """What a profile costs."""
     found = result("planner_cost")
@@ -55,46 +44,6 @@ def planner_cost() -> str:
         f"On the embedded model a plan takes {estimate:.1f} generations a video "
         f'with `mode="estimate"`, {min(single):.0f} to {max(single):.0f} with `"lazy"` for one budget, and '
         f"{generations(graph('digits-wan-hold')):.0f} if every edge is measured {found.note}."
-    )
-
-
-def polish() -> str:
-    """What whole runs add."""
-    found = result("step_quality_polished")
-    rises = []
-    for row in found.rows:
-        if row["subject"].startswith("polished"):
-            steps = row["setting"]["budget"]
-            before, after = found.figures(f"planned-{steps}")["psnr_db"], row["figures"]["psnr_db"]
-            rises.append(f"from {before:.1f} to {after:.1f} dB at {steps} steps")
-    (runs,) = {row["setting"]["polish_rollouts"] for row in found.rows if "polish_rollouts" in row["setting"]}
-    return f"With {runs} whole runs the PSNR on held-out prompts rose {listed(rises)} {found.note}."
-
-
-def resample() -> str:
-    """A graph used for another number of steps."""
-    found = result("planner_transfer")
-    pairs = []
-    for row in found.rows:
-        kind, steps = row["subject"].split()
-        if kind == "resampled":
-            fresh = found.figures(f"fresh {steps}")["psnr_db"]
-            pairs.append(f"{row['figures']['psnr_db']:.1f} and {fresh:.1f} dB at {steps} steps")
-    first = found.rows[0]
-    return (
-        f"Resampled from 50 to {first['setting']['num_steps']} steps, and profiled afresh: {listed(pairs)}, on "
-        f"{first['figures']['videos']:.0f} held-out videos {found.note}."
-    )
-
-
-def svg2_quality() -> str:
-    """What stand-ins are good for."""
-    found = result("svg2_quality")
-    ours, bare = found.figures("svg2"), found.figures("svg2, nothing stands in")
-    return (
-        f"On the embedded model `svg2` computes {percent(ours['density'])} of the pairs of tokens and stays at "
-        f"{ours['psnr_db']:.1f} dB PSNR of dense attention; without stand-ins, as in the paper, it is "
-        f"{bare['psnr_db']:.1f} dB {found.note}."
     )
 
 
@@ -129,11 +78,7 @@ def model_scores() -> str:
 REGIONS = {
     "headline": headline,
     "rivals": rivals,
-    "dbcache-line": dbcache,
     "planner-cost-line": planner_cost,
-    "polish-line": polish,
-    "resample-line": resample,
-    "svg2-quality-line": svg2_quality,
     "svg2-speed-line": svg2_speed,
     "model-scores-line": model_scores,
 }

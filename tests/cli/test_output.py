@@ -24,10 +24,9 @@ class Found:
 
 
 def drawn(table: Table, width: int = 60) -> str:
-    console = Console(file=io.StringIO(), width=width, markup=False)
-    console.print(table)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
-    return text
+    text = io.StringIO()
+    Console(file=text, width=width, markup=False).print(table)
+    return text.getvalue()
 
 
 def test_a_table_is_markdown_and_back() -> None:
