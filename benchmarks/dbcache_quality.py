@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import platform
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from typing import Any
 
 import cache_dit
 import torch
-from rows import Row, write_rows
+from rows import Row, demo_row, write_rows
 from torch import Tensor
 
 from dit_accel import DEMO_INPUTS, DBCacheConfig, enable_acceleration, load_demo_pipeline
@@ -134,21 +133,21 @@ def main() -> None:
             figures[name].append((psnr(frames, reference), full_seconds / seconds, computed))
             print(f"{name:45} {video}  {figures[name][-1]}", flush=True)
     rows = [row(name, methods[name][0], runs) for name, runs in figures.items()]
-    write_rows(rows, args.out, machine=platform.processor() or platform.machine())
+    write_rows(rows, args.out)
 
 
 def row(name: str, setting: Any, runs: list[tuple[float, float, float]]) -> Row:
     """Means over the videos; the error is the standard error of the mean."""
     decibels, speedups, computed = zip(*runs, strict=True)
-    return Row(
+    return demo_row(
         question="dbcache_quality",
         subject=name,
         setting=setting if isinstance(setting, dict) else {"config": repr(setting)},
-        figures={
-            "computed_steps": statistics.fmean(computed),
+        budget={"computed_steps": statistics.fmean(computed), "num_steps": NUM_STEPS},
+        ratio=statistics.median(speedups),
+        quality={
             "psnr_db": statistics.fmean(decibels),
             "psnr_standard_error_db": statistics.stdev(decibels) / len(decibels) ** 0.5,
-            "speedup": statistics.median(speedups),
             "videos": len(runs),
         },
     )

@@ -12,7 +12,6 @@ that of the exhaustive path, in the worst budget. No denoiser runs, so this take
 from __future__ import annotations
 
 import argparse
-import platform
 import random
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from rows import Row, write_rows
+from rows import Row, demo_row, write_rows
 
 from dit_accel import ErrorGraph
 from dit_accel.profiling.planner import plan_all
@@ -61,7 +60,7 @@ def row(subject: str, job: ProfileJob, exact: ErrorGraph, lazy: ErrorGraph) -> R
     graph, steps, asked = drive(job, exact, lazy)
     found, wanted = graph.plan_all(), exact.plan_all()
     pairs = [(found[budget].compute_steps, wanted[budget].compute_steps) for budget in job.budgets]
-    return Row(
+    return demo_row(
         question="planner_cost",
         subject=subject,
         setting={"budgets": f"{job.budgets[0]} to {job.budgets[-1]}", "safety": job.safety},
@@ -82,7 +81,7 @@ def estimate_row(job: ProfileJob, lazy: ErrorGraph) -> Row:
     assert lazy.model is not None
     wanted = next(estimate_search(replace(job, mode="estimate"), replace(lazy.model, gains=())))
     steps = job.num_steps + sum(rollout.cost_steps(job.num_steps) for rollout in wanted)
-    return Row(
+    return demo_row(
         question="planner_cost",
         subject="estimate",
         setting={"videos": 1},
@@ -119,7 +118,7 @@ def main() -> None:
     rows += [row(f"budget {budget}", replace(job, budgets=(budget,)), exact, lazy) for budget in BUDGETS]
     rows += [estimate_row(job, lazy)]
     rows += [solve_row(100, 8), solve_row(100, 99)]
-    write_rows(rows, args.out, machine=platform.processor() or platform.machine())
+    write_rows(rows, args.out)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,10 @@ the sum over a path's edges, against the mean L1 of the final latents.
 from __future__ import annotations
 
 import argparse
-import platform
 import tempfile
 from pathlib import Path
 
-from rows import Row, write_rows
+from rows import demo_row, write_rows
 
 from dit_accel import ErrorGraph
 from dit_accel.profiling.job_file import JobFile
@@ -50,11 +49,12 @@ def main() -> None:
                 measured[budget] += runner.errors_of(plans[budget])
     means = {budget: sum(errors) / len(errors) for budget, errors in measured.items()}
     rows = [
-        Row(
+        demo_row(
             question="planner_curve",
             subject=f"budget {budget}",
             setting={"compute_steps": list(plans[budget].compute_steps)},
-            figures={
+            budget={"computed_steps": budget, "num_steps": graph.num_steps},
+            quality={
                 "predicted_l1": predicted_error(graph, plans[budget].compute_steps),
                 "measured_l1": means[budget],
                 "videos": len(measured[budget]),
@@ -62,7 +62,7 @@ def main() -> None:
         )
         for budget in args.budgets
     ]
-    write_rows(rows, args.out, machine=platform.processor() or platform.machine())
+    write_rows(rows, args.out)
     if args.plot is not None:
         graph.plot(args.plot, {f"{budget} steps": plans[budget] for budget in SHOWN}, means)
 

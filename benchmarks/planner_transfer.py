@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-import platform
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from rows import Row, quality_figures, write_rows
+from rows import demo_row, quality_figures, write_rows
 
 from dit_accel import DEMO_INPUTS, ErrorGraph, LeMiCaConfig, evaluate, plan, profile
 from dit_accel.profiling.distributed import process_pool
@@ -77,20 +76,20 @@ def main() -> None:
         **DEMO_INPUTS,
     )
     rows = [
-        Row(
+        demo_row(
             question="planner_transfer",
             subject=found.name,
             setting={
-                "num_steps": args.steps,
                 "shift": args.shift,
                 "compute_steps": list(configs[found.name].cache_schedule.compute_steps),
                 "profiling_steps": fresh.rollout_steps if found.name.startswith("fresh") else 0,
             },
-            figures={"computed_steps": found.computed_steps, **quality_figures(found)},
+            budget={"computed_steps": found.computed_steps, "num_steps": args.steps},
+            quality=quality_figures(found),
         )
         for found in report.rows
     ]
-    write_rows(rows, args.out, machine=platform.processor() or platform.machine())
+    write_rows(rows, args.out)
 
 
 if __name__ == "__main__":

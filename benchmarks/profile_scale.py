@@ -21,9 +21,9 @@ single-threaded workers, in turns, when they have started.
 from __future__ import annotations
 
 import argparse
+import functools
 import heapq
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rows import Row, write_rows
+from rows import Row, demo_row, write_rows
 
 from dit_accel import DEMO_INPUTS, ErrorGraph, load_demo_pipeline, profile
 from dit_accel.profiling.dispatch import Dispatch
@@ -154,14 +154,15 @@ def simulated_rows(machines: Machines) -> list[Row]:
         "link_gigabits": machines.link_bytes_per_second * 8 / 1e9,
         "dispatch_milliseconds": machines.dispatch_seconds * 1e3,
     }
+    row = functools.partial(Row, "profile_scale", pipeline="Wan 2.1 14B, simulated", dtype="bfloat16")
     rows = []
     for mode in MODES:
         job = ProfileJob(batches, exact.num_steps, 8, {}, mode, budgets=budgets)
         found = {gpus: simulate(job, exact, lazy, machines, gpus) for gpus in MANY_GPUS}
-        rows += [Row("profile_scale", mode, {"gpus": gpus, **setting}, found[gpus]) for gpus in GPUS]
+        rows += [row(mode, setting={"gpus": gpus, **setting}, figures=found[gpus]) for gpus in GPUS]
         most = max(gpus for gpus in MANY_GPUS if found[gpus]["busy_share"] >= 0.5)
         figures = {"gpus_at_least_half_busy": most, "least_hours": min(each["hours"] for each in found.values())}
-        rows.append(Row("profile_scale", f"{mode}, saturation", setting, figures))
+        rows.append(row(f"{mode}, saturation", setting=setting, figures=figures))
     return rows
 
 
@@ -206,10 +207,10 @@ def local_rows(rounds: int) -> list[Row]:
     figures = {
         "seconds_one_worker": statistics.median(seconds[1]),
         "seconds_two_workers": statistics.median(seconds[2]),
-        "speedup": statistics.median(ratios),
         "dispatch_milliseconds": dispatch_seconds * 1e3,
     }
-    return [Row("profile_scale", "demo model, local Ray cluster", setting, figures)]
+    ratio = statistics.median(ratios)
+    return [demo_row("profile_scale", "demo model, local Ray cluster", ratio=ratio, setting=setting, figures=figures)]
 
 
 def main() -> None:
@@ -229,7 +230,7 @@ def main() -> None:
         load_seconds=args.load_seconds,
     )
     rows = local_rows(args.rounds) if args.local else simulated_rows(machines)
-    write_rows(rows, args.out, machine=platform.processor() or platform.machine())
+    write_rows(rows, args.out)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,24 @@
-"""The one row schema of all benchmarks, printed and written."""
+"""What the benchmarks share: rows of the embedded model, and how rows are shown and written."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 
-@dataclass(frozen=True)
-class Row:
-    """One measurement: what was asked, of what, under which setting, and the figures with units in their names."""
+from dit_accel import DEMO_INPUTS
+from dit_accel.quality.provenance import device_name
+from dit_accel.rows import Row, save_rows
 
-    question: str
-    subject: str
-    setting: dict[str, Any]
-    figures: dict[str, float]
+__all__ = ["DEMO_SHAPES", "Row", "demo_row", "quality_figures", "write_rows"]
+
+DEMO_TOKENS = 324
+DEMO_SHAPES = {name: DEMO_INPUTS[name] for name in ("height", "width", "num_frames")} | {"tokens": DEMO_TOKENS}
+# A row of the embedded model at its own size.
+demo_row = partial(Row, pipeline="digits-wan", shapes=DEMO_SHAPES, dtype="float32")
 
 
 def quality_figures(found: Any) -> dict[str, float]:
@@ -31,27 +31,16 @@ def quality_figures(found: Any) -> dict[str, float]:
     }
 
 
-def write_rows(rows: Sequence[Row], out: Path | None, *, machine: str) -> None:
-    """Print the rows, and write them with the date (UTC), versions and machine to ``out`` if given."""
+def write_rows(rows: Sequence[Row], out: Path | None, *, device: str = "cpu") -> None:
+    """Print the rows, and write them to ``out`` if given."""
     for row in rows:
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in row.figures.items())
-        setting = ", ".join(f"{name} {value}" for name, value in row.setting.items())
-        print(f"{row.subject:40} {figures}   ({setting})")
+        ratio = "" if row.ratio is None else f"{row.ratio:.3g}x  "
+        found = _shown({**row.budget, **row.quality, **row.figures})
+        print(f"{row.subject:40} {ratio}{found}   ({_shown(row.setting)})", flush=True)
     if out is not None:
-        document = {
-            "date": datetime.now(timezone.utc).date().isoformat(),
-            "machine": machine,
-            "versions": _versions(),
-            "rows": [asdict(row) for row in rows],
-        }
-        out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        save_rows(out, rows, hardware=device_name(torch.device(device)))
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("torch", "diffusers", "dit-accel", "cache-dit"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def _shown(values: Mapping[str, Any]) -> str:
+    pairs = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in values.items()}
+    return "  ".join(f"{name} {value}" for name, value in pairs.items())

@@ -20,7 +20,6 @@ import copy
 import functools
 import gc
 import hashlib
-import platform
 import random
 import statistics
 import threading
@@ -259,15 +258,16 @@ def _serve(subject: Subject, expected: dict[Request, str], pipe: Any, request: R
 
 def rows_of(found: Found, name: str, threads: int) -> list[Row]:
     """One row a method, one of the aborted requests, one of memory."""
-    setting = {"pipeline": name, "threads": threads, "requests": len(found.outcomes)}
+    setting = {"threads": threads, "requests": len(found.outcomes)}
+    row = functools.partial(Row, "soak", pipeline=name, setting=setting)
     finished = [(request.method, is_right) for request, is_right in found.outcomes if request.abort is None]
     rows = []
     for method in sorted({method for method, _ in finished}):
         right = [is_right for found_method, is_right in finished if found_method == method]
         figures = {"finished": len(right), "bit_identical": sum(right)}
-        rows.append(Row("Is every video that of a fresh pipeline?", method, setting, figures))
+        rows.append(row(method, figures=figures))
     aborts = Counter(request.abort[0] for request, _ in found.outcomes if request.abort is not None)
-    rows.append(Row("How many requests were aborted?", "aborted", setting, dict(aborts)))
+    rows.append(row("aborted", figures=dict(aborts)))
     memory = {
         "resident_growth_percent": found.growth(0),
         "tensor_growth_percent": found.growth(1),
@@ -275,7 +275,7 @@ def rows_of(found: Found, name: str, threads: int) -> list[Row]:
         "tensor_mb_most": max(pair[1] for pair in found.memory) / 1e6,
         "resident_mb_last": found.memory[-1][0] / 1e6,
     }
-    return [*rows, Row("Does memory grow?", "memory", setting, memory)]
+    return [*rows, row("memory", figures=memory)]
 
 
 def main() -> None:
@@ -290,7 +290,7 @@ def main() -> None:
     requests = make_requests(subject, options.requests, random.Random(0))
     found = soak(subject, requests, options.threads)
     rows = rows_of(found, options.pipeline, options.threads)
-    write_rows(rows, options.out, machine=f"{platform.machine()}, {torch.get_num_threads()} threads of torch")
+    write_rows(rows, options.out)
     wrong = [request for request, is_right in found.outcomes if not is_right]
     if wrong:
         raise SystemExit(f"{len(wrong)} requests came out wrong, the first of them: {wrong[0]}")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import platform
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from typing import Any
 
 import torch
 from rivals import NUM_STEPS, ExactRival, Rival, all_rivals
-from rows import Row, write_rows
+from rows import Row, demo_row, write_rows
 from torch import Tensor
 
 from dit_accel import DEMO_INPUTS, CacheSchedule, LeMiCaConfig, enable_acceleration, load_demo_pipeline
@@ -102,16 +101,20 @@ class Subject:
         columns = {name: [run[name] for run in self.runs] for name in self.runs[0]}
         means = {name: statistics.fmean(column) for name, column in columns.items()}
         error = statistics.stdev(columns["psnr_db"]) / len(self.runs) ** 0.5 if len(self.runs) > 1 else 0.0
-        return Row(
+        return demo_row(
             question="step_quality",
             subject=self.rival.name,
-            setting={"budget": self.budget, **self.rival.describe(self.value), **self.note},
-            figures={
+            setting={**self.rival.describe(self.value), **self.note},
+            budget={
+                "target_steps": self.budget,
                 "computed_steps": means["computed_steps"],
+                "num_steps": NUM_STEPS,
+            },
+            ratio=statistics.median(columns["speedup"]),
+            quality={
                 "psnr_db": means["psnr_db"],
                 "psnr_standard_error_db": error,
                 **{name: means[name] for name in list(FIGURES)[1:]},
-                "speedup": statistics.median(columns["speedup"]),
                 "videos": len(self.runs),
             },
         )
@@ -184,7 +187,7 @@ def main() -> None:
     for seed, prompt in product(args.seeds, HELD_OUT_PROMPTS[: args.prompts]):
         measure(bench, subjects, prompt, seed)
         rows = [subject.row() for subject in subjects]  # after each video, so that a run that is cut short leaves some
-        write_rows(rows, args.out, machine=platform.processor() or platform.machine())
+        write_rows(rows, args.out)
 
 
 if __name__ == "__main__":

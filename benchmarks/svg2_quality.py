@@ -11,13 +11,12 @@ layers included. 324 tokens are too few for sparse attention to save time: there
 from __future__ import annotations
 
 import argparse
-import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rows import Row, quality_figures, write_rows
+from rows import demo_row, quality_figures, write_rows
 
 from dit_accel import DEMO_INPUTS, SVG2Config, enable_acceleration, evaluate, load_demo_pipeline
 from dit_accel.showcase import HELD_OUT_PROMPTS
@@ -70,15 +69,16 @@ def main() -> None:
         **DEMO_INPUTS,
     )
     rows = [
-        Row(
+        demo_row(
             question="svg2_quality",
             subject=found.name,
             setting={"config": repr(configs[found.name])},
-            figures={"density": found.density or 0.0, **quality_figures(found)},
+            budget={"density": found.density or 0.0},
+            quality=quality_figures(found),
         )
         for found in report.rows
     ]
-    write_rows(rows, args.out, machine=platform.processor() or platform.machine())
+    write_rows(rows, args.out)
 
 
 if __name__ == "__main__":

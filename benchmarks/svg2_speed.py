@@ -15,7 +15,6 @@ where on it pays: ``min_tokens`` of the backend. Run it on a quiet machine.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -135,19 +134,23 @@ def measure(num_tokens: int, threads: int, args: argparse.Namespace) -> Row:
         return statistics.median(ratio(found, best) for found, best in zip(rounds, dense, strict=True))
 
     figures = {
-        "speedup": statistics.median(speedups),
-        "speedup_p20": statistics.quantiles(speedups, n=5)[0],
-        "speedup_p80": statistics.quantiles(speedups, n=5)[3],
+        "ratio_p20": statistics.quantiles(speedups, n=5)[0],
+        "ratio_p80": statistics.quantiles(speedups, n=5)[3],
         "speedup_to_sdpa": median(lambda found, _: found["sdpa"] / found["svg2"]),
         "attend_speedup": median(lambda found, best: best / found["attend"]),
         "attend_share_of_ideal": median(lambda found, _: found["attend_all"] * bench.density / found["attend"]),
         "clustering_share_of_dense": median(lambda found, best: found["clustering"] / best),
-        "density": bench.density,
         **{f"{name}_ms": 1e3 * statistics.median(found[name] for found in rounds) for name in rounds[0]},
     }
-    setting = {"tokens": num_tokens, "heads": args.heads, "head_dim": args.head_dim, "dtype": "bfloat16"}
     return Row(
-        "svg2_speed", "dit_accel, backend torch", {**setting, "threads": threads, "rounds": args.rounds}, figures
+        "svg2_speed",
+        "dit_accel, backend torch",
+        shapes={"tokens": num_tokens, "heads": args.heads, "head_dim": args.head_dim},
+        dtype="bfloat16",
+        budget={"density": bench.density},
+        ratio=statistics.median(speedups),
+        setting={"threads": threads, "rounds": args.rounds},
+        figures=figures,
     )
 
 
@@ -162,7 +165,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     rows = [measure(num_tokens, threads, args) for threads in args.threads for num_tokens in args.tokens]
-    write_rows(rows, args.out, machine=platform.processor() or platform.machine())
+    write_rows(rows, args.out)
 
 
 if __name__ == "__main__":

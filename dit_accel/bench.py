@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
+from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .documents import quoted, save_file
+from .documents import quoted
 from .errors import ConfigError
 from .quality.records import json_value
+from .rows import Row
 from .timed_run import TimedRun, timed_run
 
 BASELINE = "baseline"
-
-
-@dataclass(frozen=True)
-class SpeedRow:
-    """What was measured of one acceleration, in the row schema of the benchmarks.
-
-    Args:
-        question: ``"bench"``.
-        subject: its label, or ``"baseline"``.
-        setting: pipeline class, prompt, seed, repeats and inputs.
-        figures: ``seconds`` of the denoising loop (median), ``full_steps`` of ``num_steps``, ``cache_bytes_peak``, and
-            of an acceleration ``speedup``, ``speedup_p20`` and ``speedup_p80``: median and percentiles of the ratios
-            between the full run and the accelerated one of the same round. ``peak_memory_bytes`` only on CUDA: torch
-            does not tell elsewhere.
-    """
-
-    question: str
-    subject: str
-    setting: dict[str, Any]
-    figures: dict[str, float]
+SIZES = ("height", "width", "num_frames", "num_videos_per_prompt")
 
 
 def measure_speed(
@@ -51,7 +29,7 @@ def measure_speed(
     repeats: int = 3,
     progress: bool = True,
     **pipe_kwargs: Any,
-) -> tuple[SpeedRow, ...]:
+) -> tuple[Row, ...]:
     """Time accelerations of ``pipe`` against its own full run.
 
     Every round runs the full pipeline, then each acceleration, so that drift of the machine hits all alike and a ratio
@@ -68,7 +46,9 @@ def measure_speed(
             ``output_type`` the latents are not decoded.
 
     Returns:
-        A row for the full run, then one for each acceleration.
+        A `Row` for the full run, then one for each acceleration: ``ratio`` is the median, over the rounds, of the full
+        run's seconds over the accelerated run's, ``ratio_p20`` and ``ratio_p80`` its percentiles. ``seconds`` of the
+        denoising loop are a median. ``peak_memory_bytes`` only on CUDA: torch does not tell elsewhere.
 
     Raises:
         ConfigError: no accelerations, a label ``"baseline"``, or ``repeats`` below 1.
@@ -90,37 +70,27 @@ def measure_speed(
             runs[label].append(timed_run(pipe, what, seed, **arguments))
             bar.update()
     counted = {label: found[1:] for label, found in runs.items()}
-    setting = {"pipeline": type(pipe).__name__, "prompt": prompt, "seed": seed, "repeats": repeats}
-    setting |= json_value(pipe_kwargs)
-    return tuple(
-        SpeedRow("bench", label, setting, _figures(counted[BASELINE], found)) for label, found in counted.items()
-    )
-
-
-def save_rows(path: str | Path, rows: Sequence[SpeedRow], *, machine: str) -> None:
-    """Write rows with date (UTC), machine and versions, as the benchmarks do.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    document = {
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "machine": machine,
-        "versions": {name: version(name) for name in ("torch", "diffusers", "dit-accel")},
-        "rows": [asdict(row) for row in rows],
+    shared = {
+        "pipeline": type(pipe).__name__,
+        "shapes": {name: pipe_kwargs[name] for name in SIZES if type(pipe_kwargs.get(name)) is int},
+        "dtype": str(pipe.dtype).removeprefix("torch."),
+        "setting": {"prompt": prompt, "seed": seed, "repeats": repeats, **json_value(pipe_kwargs)},
     }
-    save_file(Path(path), json.dumps(document, indent=1) + "\n", ConfigError, "rows")
+    return tuple(_row(label, shared, counted[BASELINE], found) for label, found in counted.items())
 
 
-def _figures(full: Sequence[TimedRun], runs: Sequence[TimedRun]) -> dict[str, float]:
+def _row(label: str, shared: dict[str, Any], full: Sequence[TimedRun], runs: Sequence[TimedRun]) -> Row:
+    row = Row("bench", label, **shared)
     figures: dict[str, float] = {"seconds": statistics.median(run.seconds for run in runs)}
-    if accelerated := [run.stats for run in runs if run.stats is not None]:
-        ratios = [one.seconds / other.seconds for one, other in zip(full, runs, strict=True)]
-        low, middle, high = np.percentile(ratios, (20, 50, 80))
-        figures |= {"speedup": float(middle), "speedup_p20": float(low), "speedup_p80": float(high)}
-        # Of one seed: what ran is the same in every round.
-        figures |= {"full_steps": runs[-1].full_steps, "num_steps": accelerated[-1].num_steps}
-        figures |= {"cache_bytes_peak": max(each.cache_bytes_peak for each in accelerated)}
     if memory := [run.peak_memory_bytes for run in runs if run.peak_memory_bytes is not None]:
         figures["peak_memory_bytes"] = max(memory)
-    return figures
+    accelerated = [run.stats for run in runs if run.stats is not None]
+    if not accelerated:
+        return replace(row, figures=figures)
+    ratios = [one.seconds / other.seconds for one, other in zip(full, runs, strict=True)]
+    low, middle, high = (float(value) for value in np.percentile(ratios, (20, 50, 80)))
+    figures |= {"ratio_p20": low, "ratio_p80": high}
+    figures["cache_bytes_peak"] = max(each.cache_bytes_peak for each in accelerated)
+    # Of one seed: what ran is the same in every round.
+    budget = {"computed_steps": runs[-1].full_steps, "num_steps": accelerated[-1].num_steps}
+    return replace(row, budget=budget, ratio=middle, figures=figures)

@@ -43,7 +43,7 @@ ANYTHING = ("profiling", "quality.report", "quality.provenance", "showcase", "cl
 TABLE = (
     *(Row(name) for name in ("errors", "offline_profiles", "running")),
     Row("documents", ("errors",)),
-    Row("actions", ("errors", "documents")),
+    *(Row(name, ("errors", "documents")) for name in ("actions", "rows")),
     Row("schedule", ("errors", "documents", "actions"), (), ("hub",)),
     Row("hub", ("errors", "documents"), (), ("huggingface_hub",)),
     Row("configs", ("errors", "documents", "schedule")),

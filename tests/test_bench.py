@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from dit_accel import DBCacheConfig, LeMiCaConfig, timed_run
-from dit_accel.bench import SpeedRow, measure_speed, save_rows
+from dit_accel.bench import measure_speed
 from dit_accel.errors import ConfigError
+from dit_accel.rows import Row, save_rows
 from dit_accel.schedule import CacheSchedule
 
 from .conftest import attributes, run_tiny, tiny_inputs, tiny_pipeline
@@ -36,7 +37,7 @@ class Clock:
         pass
 
 
-def measure(monkeypatch: pytest.MonkeyPatch, seconds: list[float], accelerations: Any, **how: Any) -> list[SpeedRow]:
+def measure(monkeypatch: pytest.MonkeyPatch, seconds: list[float], accelerations: Any, **how: Any) -> list[Row]:
     monkeypatch.setattr(timed_run, "DenoiseClock", Clock(seconds))
     return list(measure_speed(tiny_pipeline(), accelerations, "a red seven", progress=False, **how, **INPUTS))
 
@@ -47,17 +48,19 @@ def test_ratios_are_of_the_runs_of_one_round_after_one_that_does_not_count(monke
     assert [row.subject for row in rows] == ["baseline", "half"]
     assert rows[0].figures == {"seconds": 20}
     figures = rows[1].figures
-    assert (figures["seconds"], figures["speedup"]) == (5, 3)  # of 2, 4 and 3
-    assert figures["speedup_p20"] == pytest.approx(2.4) and figures["speedup_p80"] == pytest.approx(3.6)
-    assert (figures["full_steps"], figures["num_steps"]) == (2, 4) and figures["cache_bytes_peak"] > 0
+    assert (figures["seconds"], rows[1].ratio) == (5, 3)  # of 2, 4 and 3
+    assert figures["ratio_p20"] == pytest.approx(2.4) and figures["ratio_p80"] == pytest.approx(3.6)
+    assert rows[1].budget == {"computed_steps": 2, "num_steps": 4} and figures["cache_bytes_peak"] > 0
+    assert rows[1].dtype == "float32" and rows[1].pipeline == type(tiny_pipeline()).__name__
+    assert rows[1].shapes == {name: INPUTS[name] for name in ("height", "width", "num_frames")}
     assert "peak_memory_bytes" not in figures, "not measured on a CPU"
 
 
 def test_each_round_runs_everything_once(monkeypatch: pytest.MonkeyPatch) -> None:
     never = DBCacheConfig(residual_diff_threshold=0)
     rows = measure(monkeypatch, [9, 9, 9, 12, 6, 3], {"half": HALF, "never": (never,)}, repeats=1, seed=3)
-    assert [row.figures.get("speedup") for row in rows] == [None, 2, 4]
-    assert rows[2].figures["full_steps"] == 4
+    assert [row.ratio for row in rows] == [None, 2, 4]
+    assert rows[2].budget["computed_steps"] == 4
     assert rows[1].setting["seed"] == 3 and rows[1].setting["repeats"] == 1 and rows[1].setting["height"] == 16
 
 
@@ -82,13 +85,12 @@ def test_what_cannot_be_measured_is_refused(accelerations: list[str], how: dict[
         measure_speed(tiny_pipeline(), accelerations, "a red seven", **how, **INPUTS)
 
 
-def test_rows_are_saved_as_those_of_the_benchmarks(tmp_path: Path) -> None:
-    rows = [SpeedRow("bench", "half", {"seed": 0}, {"speedup": 2.0})]
-    save_rows(tmp_path / "rows.json", rows, machine="a machine")
+def test_rows_are_saved_with_where_and_when(tmp_path: Path) -> None:
+    rows = [Row("bench", "half", setting={"seed": 0}, ratio=2.0)]
+    save_rows(tmp_path / "rows.json", rows, hardware="a machine")
     found = json.loads((tmp_path / "rows.json").read_text())
-    assert found["rows"] == [
-        {"question": "bench", "subject": "half", "setting": {"seed": 0}, "figures": {"speedup": 2.0}}
-    ]
-    assert set(found) == {"date", "machine", "versions", "rows"} and set(found["versions"]) >= {"torch", "diffusers"}
+    assert [Row(**row) for row in found.pop("rows")] == rows
+    assert set(found.pop("versions")) >= {"torch", "diffusers", "dit-accel"}
+    assert found == {"schema_version": 2, "date": found["date"], "hardware": "a machine"} and len(found["date"]) == 10
     with pytest.raises(ConfigError, match="The rows cannot be written"):
-        save_rows(tmp_path, rows, machine="a machine")
+        save_rows(tmp_path, rows, hardware="a machine")

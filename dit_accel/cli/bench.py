@@ -28,7 +28,7 @@ from .options import (
 from .output import Result, Table
 
 if TYPE_CHECKING:
-    from ..bench import SpeedRow
+    from ..rows import Row
 
 _BENCH = arguments("bench", "measure_speed")
 _PROMPT = "a red seven moving left on navy"
@@ -59,8 +59,9 @@ def bench(
     check_folder(out, "--out")
     call = pipeline_inputs(pipeline, inputs)
     pipe = load_pipeline(pipeline, dtype, device, offload=offload, vae_tiling=vae_tiling)
-    from ..bench import measure_speed, save_rows
+    from ..bench import measure_speed
     from ..quality.provenance import device_name
+    from ..rows import save_rows
     from ..timed_run import device_of
 
     rows = measure_speed(
@@ -73,30 +74,30 @@ def bench(
         **call,
         **steps_input(pipe, steps),
     )
-    machine = device_name(device_of(pipe))
+    hardware = device_name(device_of(pipe))
     if out is not None:
-        save_rows(out, rows, machine=machine)
+        save_rows(out, rows, hardware=hardware)
     head = ["name", "seconds", "speed-up", "p20 to p80", "full steps", "cache", "peak memory"]
     return Result(
-        {"machine": machine, "rows": rows},
+        {"hardware": hardware, "rows": rows},
         [
             Table(head, [_cells(row) for row in rows]),
-            f"Of the denoising loop; medians. Rounds: {repeats}. Machine: {machine}.",
+            f"Of the denoising loop; medians. Rounds: {repeats}. Hardware: {hardware}.",
         ],
     )
 
 
-def _cells(row: SpeedRow) -> list[str]:
+def _cells(row: Row) -> list[str]:
     figures = row.figures
     memory = _mebibytes(figures["peak_memory_bytes"]) if "peak_memory_bytes" in figures else "not measured"
-    if "speedup" not in figures:
+    if row.ratio is None:
         return [row.subject, f"{figures['seconds']:.3f}", "", "", "all", "", memory]
     return [
         row.subject,
         f"{figures['seconds']:.3f}",
-        f"{figures['speedup']:.2f}×",
-        f"{figures['speedup_p20']:.2f} to {figures['speedup_p80']:.2f}",
-        f"{figures['full_steps']:.0f} / {figures['num_steps']:.0f}",
+        f"{row.ratio:.2f}×",
+        f"{figures['ratio_p20']:.2f} to {figures['ratio_p80']:.2f}",
+        f"{row.budget['computed_steps']:.0f} / {row.budget['num_steps']:.0f}",
         _mebibytes(figures["cache_bytes_peak"]),
         memory,
     ]

@@ -83,13 +83,21 @@ def _results(works: Iterable[WorkDir], job: ProfileJob) -> dict[Task, list[float
 def _trajectory(works: Iterable[WorkDir], batch: int) -> Path | None:
     """The full run of a batch, which must be the same wherever it was recorded; None if it was not."""
     paths = [path for work in works if (path := work.trajectory(batch)).exists()]
-    digests = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in paths}
+    digests = {_digest(path): path for path in paths}
     if len(digests) > 1:
         raise JobError(
             f"The full run of batch {batch} was recorded differently in {' and '.join(map(str, digests.values()))}. "
             "Measure all shards on the same kind of machine and with as many threads, or into one workdir."
         )
     return paths[0] if paths else None
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of a file of gigabytes, which need not fit into memory."""
+    if not path.is_file():  # a pipe would be read for ever
+        raise JobError(f"{path} is not a regular file. Delete it, and run the shard again.")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _what_is_missing(works: Iterable[WorkDir], job: ProfileJob, done: Mapping[Task, list[float]]) -> str:

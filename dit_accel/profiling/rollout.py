@@ -9,7 +9,6 @@ latent. The error is the mean absolute difference of the final latents from the 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from .._diffusers import CallObserver
 from ..actions import PartialSteps, SparseSteps
+from ..documents import replacing
 from ..errors import JobError
 from ..installation import Installation
 from ..registry import find_spec
@@ -108,18 +108,14 @@ class BatchRunner:
         final = self.run(CacheSchedule(self._num_steps, tuple(range(self._num_steps))), sampler=sampler)
         if not bool(final.isfinite().all()):
             raise JobError(f"The full run of {self._batch} ends in NaN or infinity. Check dtype and guidance_scale.")
-        temporary = path.with_suffix(".tmp")
         tensors = {key: value.cpu().contiguous() for key, value in self._tape.outputs.items()}
         gram = sampler.gram(self._num_steps) if len(sampler.times) == self._num_steps else None
         if gram is not None:
             tensors |= {_GRAM: gram[0], _ELEMENTS: torch.tensor(gram[1]), _TIMES: torch.tensor(sampler.times).double()}
         try:
-            save_file({**tensors, _FINAL: final.cpu().contiguous()}, temporary)
-            with temporary.open("rb") as file:  # on the disk before it has its name
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            with replacing(path, path.with_suffix(".tmp")) as temporary:
+                save_file({**tensors, _FINAL: final.cpu().contiguous()}, temporary)
         except (OSError, SafetensorError) as problem:
-            temporary.unlink(missing_ok=True)
             raise JobError(f"{path} cannot be written: {problem}. Free some space, or use another workdir.") from None
         self._final = final
 

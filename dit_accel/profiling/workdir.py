@@ -23,7 +23,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..documents import is_number, parse_document, quoted, read_json_file, save_file, write_atomically
+from ..documents import (
+    is_number,
+    parse_document,
+    parse_json,
+    quoted,
+    read_json_file,
+    replacing,
+    save_file,
+    write_atomically,
+)
 from ..errors import JobError
 from .rollout import Rollout
 
@@ -98,15 +107,10 @@ class WorkDir:
             JobError: the file cannot be written.
         """
         path = self.trajectory(batch)
-        temporary = path.with_suffix(".tmp")
         try:
-            with temporary.open("wb") as file:
-                file.write(data.data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            with replacing(path, path.with_suffix(".tmp")) as temporary:
+                temporary.write_bytes(data.data)
         except OSError as problem:
-            temporary.unlink(missing_ok=True)
             raise JobError(f"{path} cannot be written: {problem}. Free some space, or use another workdir.") from None
 
     def write(self, task: Task, errors: list[float]) -> None:
@@ -208,10 +212,7 @@ def read_description(path: Path) -> dict[str, Any]:
         JobError: there is none, or it is damaged.
     """
     path = path / "job.json"
-    try:
-        document = json.loads(read_json_file(path, _MAX_BYTES, JobError, "job"))
-    except (json.JSONDecodeError, RecursionError) as problem:
-        raise JobError(f"{path} is damaged: {problem}. Use a fresh workdir.") from None
+    document = parse_json(read_json_file(path, _MAX_BYTES, JobError, "job"), JobError, str(path))
     if not isinstance(document, dict):
         raise JobError(f"{path} is damaged: it holds {quoted(document)}, not a job. Use a fresh workdir.")
     return document

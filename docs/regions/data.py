@@ -46,11 +46,11 @@ class DocumentationError(DitAccelError):
 
 @dataclass(frozen=True)
 class Result:
-    """One file of ``benchmarks/results``."""
+    """One file of ``benchmarks/results``; of its rows what was set (``setting``) and what was found (``figures``)."""
 
     name: str
     date: str
-    machine: str
+    hardware: str
     versions: Mapping[str, str]
     rows: tuple[Mapping[str, Any], ...]
 
@@ -74,9 +74,9 @@ class Result:
 
     @property
     def source(self) -> str:
-        """The line below a table: command, date and machine."""
+        """The line below a table: command, date and hardware."""
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items() if name != "dit-accel")
-        return f"*`{COMMANDS[self.name]}` · {self.date} · {self.machine}, {versions}*\n"
+        return f"*`{COMMANDS[self.name]}` · {self.date} · {self.hardware}, {versions}*\n"
 
     @property
     def note(self) -> str:
@@ -94,7 +94,19 @@ def result(name: str) -> Result:
     if name not in COMMANDS:
         raise DocumentationError(f"No command is known for the result {name!r}. Name it in docs/regions/data.py.")
     document = read(RESULTS / f"{name}.json")
-    return Result(name, dated(document, f"{name}.json"), document["machine"], document["versions"], document["rows"])
+    rows = tuple(_flat(row) for row in document["rows"])
+    return Result(name, dated(document, f"{name}.json"), document["hardware"], document["versions"], rows)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A `dit_accel.rows.Row` in two parts: what was set, and what was found."""
+    found = {} if row["ratio"] is None else {"ratio": row["ratio"]}
+    model = {"pipeline": row["pipeline"], "dtype": row["dtype"]}
+    return {
+        "subject": row["subject"],
+        "setting": {**model, **row["shapes"], **row["budget"], **row["setting"]},
+        "figures": {**row["budget"], **row["quality"], **row["figures"], **found},
+    }
 
 
 def dated(document: Mapping[str, Any], origin: str) -> str:

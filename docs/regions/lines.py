@@ -27,7 +27,8 @@ def rivals() -> str:
     num_rivals = len({row["subject"] for row in theirs.rows})
     rows = [["`lemica-*`"], [f"the best of {num_rivals} rivals"]]
     for budget, preset in PRESET_OF.items():
-        known = [row for row in theirs.rows if row["setting"]["budget"] == budget and "note" not in row["setting"]]
+        settings = [(row, row["setting"]) for row in theirs.rows]
+        known = [row for row, setting in settings if setting["target_steps"] == budget and "note" not in setting]
         best = max(known, key=lambda row: float(row["figures"]["psnr_db"]))
         rows[0].append(f"**{ours.figures(f'lemica-{preset}')['psnr_db']:.1f}**")
         rows[1].append(f"{best['figures']['psnr_db']:.1f} ({best['subject']})")
@@ -51,7 +52,7 @@ def svg2_speed() -> str:
     """From how many tokens on it pays."""
     found = result("svg2_speed")
     single = sorted(
-        (row["setting"]["tokens"], row["figures"]["speedup_to_sdpa"], row["figures"]["speedup"])
+        (row["setting"]["tokens"], row["figures"]["speedup_to_sdpa"], row["figures"]["ratio"])
         for row in found.rows
         if row["setting"]["threads"] == 1
     )

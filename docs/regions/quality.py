@@ -87,7 +87,7 @@ def step_quality() -> str:
 
 def _at(rivals: Result, name: str, budget: int) -> dict[str, float]:
     """Its figures, or none if it cannot reach the budget."""
-    (row,) = [row for row in rivals.rows if row["subject"] == name and row["setting"]["budget"] == budget]
+    (row,) = [row for row in rivals.rows if row["subject"] == name and row["setting"]["target_steps"] == budget]
     return {} if "note" in row["setting"] else dict(row["figures"])
 
 
@@ -108,7 +108,7 @@ def dbcache_quality() -> str:
         ours = found.figures(f"dit_accel {name}")
         theirs = [found.figures(f"{label} like {name}") for label in ("cache-dit", "cache-dit TaylorSeer")]
         psnr = [mean(each["psnr_db"], each["psnr_standard_error_db"]) for each in (ours, *theirs)]
-        rows.append([code(name), f"{ours['computed_steps']:.1f} / 50", times(ours["speedup"]), *psnr])
+        rows.append([code(name), f"{ours['computed_steps']:.1f} / 50", times(ours["ratio"]), *psnr])
     videos = _only({int(row["figures"]["videos"]) for row in found.rows})
     return (
         f"PSNR (dB) against the full run, mean ± standard error over {videos} held-out videos. cache-dit has the same "
@@ -132,7 +132,7 @@ def joint_plans() -> str:
                 code(name),
                 *map(str, (schedule.budget - sparse, sparse, partial, reused)),
                 times(schedule.provenance["speedup"]),
-                times(figures["speedup"]),
+                times(figures["ratio"]),
                 mean(figures["psnr_db"], figures["psnr_standard_error_db"]),
             ]
         )

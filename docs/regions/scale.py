@@ -51,7 +51,7 @@ def local() -> str:
     (row,) = found.rows
     figures = row["figures"]
     return (
-        f"The embedded model on a Ray cluster of one machine: two workers are {times(figures['speedup'])} as fast as "
+        f"The embedded model on a Ray cluster of one machine: two workers are {times(figures['ratio'])} as fast as "
         f"one, and giving out a task takes {figures['dispatch_milliseconds']:.1f} ms; load average "
         f"{row['setting']['load_average']} {found.note}."
     )

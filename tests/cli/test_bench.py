@@ -21,8 +21,8 @@ def test_bench(shell: Shell, options: list[str], tmp_path: Path) -> None:
     found = json.loads(shell.ok(*options, "--presets", "dbcache-fast", "svg2", "--out", str(out), "--json"))
     assert [row["subject"] for row in found["rows"]] == ["baseline", "dbcache-fast", "svg2"]
     saved = json.loads(out.read_text())
-    assert saved["rows"] == found["rows"] and saved["machine"] == found["machine"]
-    assert saved["rows"][1]["figures"]["speedup"] > 0 and saved["rows"][1]["setting"]["num_inference_steps"] == 4
+    assert saved["rows"] == found["rows"] and saved["hardware"] == found["hardware"]
+    assert saved["rows"][1]["ratio"] > 0 and saved["rows"][1]["setting"]["num_inference_steps"] == 4
 
 
 def test_bench_as_text_and_with_other_settings(shell: Shell, options: list[str]) -> None:

@@ -157,8 +157,7 @@ def test_it_makes_no_difference_what_ran_before_on_the_pipeline(lab: Lab) -> Non
     with lab.enable() as one, pytest.raises(AlreadyAcceleratedError, match=r"already accelerated.*disable"):
         lab.enable_dbcache()
     assert one.stats.num_steps == 0
-    with lab.enable():
-        expected = lab.run()
+    expected = lab.reused
     fresh = lab.another()
     with fresh.enable_dbcache(), lab.enable():
         fresh.run(seed=1)
@@ -189,17 +188,17 @@ def test_a_run_after_one_that_failed_in_a_block_is_as_fresh(lab: Lab) -> None:
 
 def test_other_kinds_of_call(lab: Lab) -> None:
     """A batch, no guidance, another size: right one after the other, on one enabled pipeline."""
-    with lab.enable():
-        expected = lab.run()
-    for label, changes in lab.tiny.variations.items():
-        plain = lab.run(**changes)
-        with lab.enable_all_compute():
-            assert lab.run(**changes).equal(plain), label
-        with lab.enable() as acceleration:
-            lab.run()
+    expected, others = lab.reused, {label: lab.other(label) for label in lab.tiny.variations}
+    with lab.enable_all_compute():
+        for label, changes in lab.tiny.variations.items():
+            assert lab.run(**changes).equal(others[label][0]), label
+    with lab.enable() as acceleration:
+        assert lab.run().equal(expected)
+        for label, changes in lab.tiny.variations.items():
+            plain, calls = others[label]
             reused = lab.run(**changes)
             assert reused.isfinite().all() and reused.shape == plain.shape, label
-            lab.assert_follows(acceleration, **changes)
+            lab.assert_follows(acceleration, calls=calls)
             assert lab.run().equal(expected), label
 
 

@@ -8,8 +8,9 @@ from diffusers.hooks import LayerSkipConfig
 
 from dit_accel import DBCacheConfig, enable_acceleration
 
-from .conftest import CLASSES, NUM_STEPS, Lab, attributes, make_lab
+from .conftest import CLASSES, Lab, attributes, make_lab
 
+NUM_STEPS = 8
 SKIPPED_BRANCH = "pred_cond_skip"
 
 
@@ -23,6 +24,7 @@ def motif(*, skipped: list[int]) -> Lab:
         skip_layer_guidance_start=0.2,
         skip_layer_guidance_stop=0.7,
     )
+    lab.num_steps = NUM_STEPS
     return lab
 
 

@@ -107,7 +107,7 @@ def test_sparse_runs_repeat_and_leave_no_state_behind(lab: Lab, sparse_layers: l
 @every_sparse
 def test_other_kinds_of_call(lab: Lab) -> None:
     """A batch, no guidance, another size: right one after the other, on one enabled pipeline."""
-    plain = {label: lab.run(**changes) for label, changes in lab.tiny.variations.items()}
+    plain = {label: lab.other(label)[0] for label in lab.tiny.variations}
     with enable_acceleration(lab.pipe, ALL_KEPT):
         for label, changes in lab.tiny.variations.items():
             assert relative_error(lab.run(**changes), plain[label]) < 1e-4, label
@@ -134,8 +134,7 @@ def test_a_run_after_one_that_failed_in_a_block_is_as_fresh(lab: Lab) -> None:
 
 @every_sparse
 def test_with_a_schedule_attention_is_clustered_at_computed_steps_alone(lab: Lab) -> None:
-    with lab.enable():
-        reused = lab.run()
+    reused = lab.reused
     with enable_acceleration(lab.pipe, lab.schedule(), ALL_KEPT) as acceleration:
         found = lab.run()
         lab.assert_follows(acceleration)

@@ -11,8 +11,9 @@ from torch import nn
 
 from dit_accel import DBCacheConfig, enable_acceleration
 
-from .conftest import CLASSES, NUM_STEPS, BlockCalls, Lab, held, make_lab
+from .conftest import CLASSES, BlockCalls, Lab, held, make_lab
 
+NUM_STEPS = 8
 BRANCHES = ("cond", "uncond")
 HANDOVER = 4  # the first step of the second denoiser
 
@@ -24,6 +25,7 @@ def two() -> Lab:
     nn.init.normal_(low_noise.proj_out.weight, generator=torch.Generator().manual_seed(3))
     lab.pipe = WanPipeline(**{**lab.pipe.components, "transformer_2": low_noise, "boundary_ratio": 0.8})
     lab.pipe.set_progress_bar_config(disable=True)
+    lab.num_steps = NUM_STEPS
     return lab
 
 

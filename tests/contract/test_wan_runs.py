@@ -140,7 +140,7 @@ def test_buffers_are_there_only_before_steps_that_reuse_them(wan, executors):
 
 @pytest.mark.parametrize(
     ("options", "last"),
-    [({}, NUM_STEPS - 2), ({"always_compute_last": True}, NUM_STEPS - 3), ({"compute_steps": [6, 7]}, 4)],
+    [({}, NUM_STEPS - 2), ({"always_compute_last": True}, NUM_STEPS - 3), ({"compute_steps": [4, 5]}, NUM_STEPS - 4)],
 )
 def test_the_probe_keeps_until_the_last_step_that_it_may_still_reuse(wan, executors, options, last):
     seen = []
