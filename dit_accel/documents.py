@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -40,7 +41,9 @@ def read_bytes(path: Path, max_bytes: int, error: type[DitAccelError], what: str
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise error(f"{path} is {kind}. Give the path of a {what} file.")
     if max(status.st_size, len(content)) > max_bytes:
-        raise error(f"{path} is {status.st_size:,} bytes; a {what} file has at most {max_bytes:,}. Is it the right file?")
+        raise error(
+            f"{path} is {status.st_size:,} bytes; a {what} file has at most {max_bytes:,}. Is it the right file?"
+        )
     return content
 
 
@@ -51,6 +54,15 @@ def read_json_file(path: Path, max_bytes: int, error: type[DitAccelError], what:
         return content.decode("utf-8")
     except UnicodeDecodeError as problem:
         raise error(f"{str(path)!r} cannot be read as a {what}: {problem}.") from None
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file that need not fit into memory, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def parse_json(text: str, error: type[DitAccelError], origin: str) -> Any:
@@ -110,6 +122,8 @@ def quoted(value: object) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits, or nesting without end
         return f"a {type(value).__name__} that is too large to show"
+    except Exception:  # whatever an object's own raises
+        return f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

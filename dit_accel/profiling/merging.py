@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ..documents import sha256
 from ..errors import JobError
 from .error_graph import ErrorGraph
 from .measurement import as_graph, follow, mean_errors
@@ -93,11 +93,9 @@ def _trajectory(works: Iterable[WorkDir], batch: int) -> Path | None:
 
 
 def _digest(path: Path) -> str:
-    """The SHA-256 of a file of gigabytes, which need not fit into memory."""
     if not path.is_file():  # a pipe would be read for ever
         raise JobError(f"{path} is not a regular file. Delete it, and run the shard again.")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def _what_is_missing(works: Iterable[WorkDir], job: ProfileJob, done: Mapping[Task, list[float]]) -> str:

@@ -8,7 +8,6 @@ damaged or replaced one would give plausible but wrong numbers.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import tempfile
@@ -21,13 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..documents import sha256
 from ..errors import MetricUnavailableError
 
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 ALEXNET_URL = f"https://download.pytorch.org/models/{ALEXNET_FILE}"
-_ALEXNET_SHA = "7be5be79"
-_HEADS_SHA = "df73285e"
-_ST_SHA = "b356b382"
+# SHA-256: the first eight digits that the files' names carry could be met on purpose.
+_ALEXNET_SHA = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
+_HEADS_SHA = "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"
+_ST_SHA = "b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee"
 _ALEXNET_TAPS = (1, 4, 7, 9, 11)
 _ST_TAPS = (2, 6, 10, 12, 14)
 
@@ -163,7 +164,7 @@ def _st_alexnet() -> nn.Sequential:
     )
 
 
-def _packaged(package: str, install: str, relative: Path, sha256_prefix: str) -> Path:
+def _packaged(package: str, install: str, relative: Path, expected: str) -> Path:
     """A checked weight file of an installed package, found without importing it."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -173,7 +174,7 @@ def _packaged(package: str, install: str, relative: Path, sha256_prefix: str) ->
     path = Path(spec.submodule_search_locations[0], relative)
     if not path.is_file():
         raise MetricUnavailableError(f"The installed {package} lacks {relative}. Run: {install} --force-reinstall")
-    _check_hash(path, sha256_prefix, f"Run: {install} --force-reinstall")
+    _check_hash(path, expected, f"Run: {install} --force-reinstall")
     return path
 
 
@@ -219,18 +220,14 @@ def _download(path: Path, remedy: str) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _check_hash(path: Path, sha256_prefix: str, remedy: str) -> None:
-    digest = hashlib.sha256()
+def _check_hash(path: Path, expected: str, remedy: str) -> None:
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        found = sha256(path)
     except OSError as error:
         raise MetricUnavailableError(f"{path} cannot be read: {error}. {remedy}") from None
-    if not digest.hexdigest().startswith(sha256_prefix):
+    if found != expected:
         raise MetricUnavailableError(
-            f"{path} is damaged or another file: its sha256 starts with {digest.hexdigest()[:8]}, expected "
-            f"{sha256_prefix}. {remedy}"
+            f"{path} is damaged or another file: its sha256 is {found}, expected {expected}. {remedy}"
         )
 
 

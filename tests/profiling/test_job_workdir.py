@@ -68,7 +68,7 @@ WHOLE = {"schema": "dit_accel.rollout", "version": 1}
         (ROLLOUT, json.dumps({**WHOLE, "errors": [0.5, True]}), "errors must be 2 numbers"),
         (ROLLOUT, json.dumps({**WHOLE, "errors": [0.5, float("nan")]}), "NaN is not a JSON number"),
         (ROLLOUT, json.dumps({**WHOLE, "errors": 3}), "errors must be 2 numbers"),
-        ("job.json", "{", "is damaged"),
+        ("job.json", "{", "not valid JSON"),
         ("job.json", "[]", r"is damaged: it holds \[\]"),
     ],
 )
