@@ -1,41 +1,58 @@
-"""SVG2 on a CPU against the fastest dense attention that torch has, warm and as a whole.
+"""SVG2 on a CPU against dense attention and against rivals, by number of tokens: warm, as a whole, k-means included.
 
     python benchmarks/svg2_speed.py [--out benchmarks/results/svg2_speed.json]
 
 bfloat16, heads of 128 channels, about 30 % density. A call of `svg2_attention` does all that it does at every step of
 a pipeline: clusters from the last centroids, selection, probe rows, attention with stand-ins, the inverse permutation.
 Dense attention is torch's `scaled_dot_product_attention`, and chunked products with a softmax between; each round
-times both and all others in turn, and ratios are to the faster one of the same round.
+times both and all others in turn, and ratios are to the faster one of the same round, or to the former where the name
+says so. The number of rounds follows from ``--seconds`` for each number of tokens, within limits.
 
 "attend" is `Backend.attend` alone. Its ideal is the time of the same backend with everything kept, times the density.
-"clustering" is the assignment and sorting of queries and keys and the new centroids. The numbers of tokens tell from
-where on it pays: ``min_tokens`` of the backend. Run it on a quiet machine.
+"clustering" is the assignment and sorting of queries and keys and the new centroids; its share is of the whole call.
+The numbers of tokens tell from where on it pays: ``min_tokens`` of the backend. Run it on a quiet machine.
+
+Rivals, at the same density: SVG2 without compensation (``compensate=False, probe_rows=0``, as published), and
+positional blocks in FlexAttention: blocks of 128 tokens in order, chosen by their means, choice included. A kernel is
+compiled for every number of tokens, so it runs at those of ``--flex-tokens`` alone.
+
+Growth rows: the exponent k of time ~ tokens^k, by least squares in logarithms over the numbers of tokens from 4096 on,
+where constant costs no longer count.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import torch
 from rows import Row, write_rows
+from svg2_flex import PositionalFlex
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from dit_accel.configs import SVG2Config
+from dit_accel.errors import BackendUnavailableError
 from dit_accel.sparse import SVG2State, svg2_attention
 from dit_accel.sparse.backends import load_backend
 from dit_accel.sparse.clusters import Selection, summarize
 from dit_accel.sparse.kmeans import cluster
 
-DENSITY, TOLERANCE, SEARCH_ROUNDS, WARM_UP = 0.30, 0.01, 12, 2
+DENSITY, TOLERANCE, SEARCH_ROUNDS, WARM_UP = 0.30, 0.01, 8, 1
+MIN_ROUNDS, MAX_ROUNDS = 3, 11
 ROWS = 128  # queries at a time, in chunked dense attention
 GROUPS, DRIFT = 48, 0.1
+GROWTH_FROM = 4096
 CONFIG = SVG2Config(min_tokens=0, min_kept_ratio=0.0, backend="torch")
+OURS, UNCOMPENSATED, FLEX = "dit_accel, backend torch", "SVG2 without compensation", "FlexAttention, positional blocks"
+NAMES = {OURS: "svg2", UNCOMPENSATED: "uncompensated", FLEX: "flex"}  # subject -> what a round times
 Tokens = tuple[Tensor, Tensor, Tensor]
 
 
@@ -66,39 +83,60 @@ def chunked(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return out
 
 
-def find_top_p(tokens: Tokens) -> float:
-    """The ``top_p`` that comes closest to the density."""
-    low, high = 0.0, 1.0
+def find_top_p(tokens: Tokens, config: SVG2Config) -> float:
+    """The ``top_p`` that comes closest to the density; found on the first head, as heads are alike."""
+    first = [x[:, :, :1] for x in tokens]
+    low, high, middle = 0.0, 1.0, 0.5
     for _ in range(SEARCH_ROUNDS):
         middle = (low + high) / 2
-        density = svg2_attention(*tokens, replace(CONFIG, top_p=middle))[1].density
+        density = svg2_attention(*first, replace(config, top_p=middle))[1].density
         if abs(density - DENSITY) < TOLERANCE:
             break
         low, high = (middle, high) if density < DENSITY else (low, middle)
     return middle
 
 
+class Warm:
+    """`svg2_attention` with clusters from the steps before.
+
+    Args:
+        config: but for ``top_p``, which is set to the density.
+        steps: the tokens of some steps.
+    """
+
+    def __init__(self, config: SVG2Config, steps: Sequence[Tokens]) -> None:
+        self.config, self.state = replace(config, top_p=find_top_p(steps[0], config)), SVG2State()
+        for tokens in steps:
+            info = svg2_attention(*tokens, self.config, state=self.state)[1]
+        self.density = info.density
+
+    def __call__(self, tokens: Tokens) -> Tensor:
+        return svg2_attention(*tokens, self.config, state=self.state)[0]
+
+
 class Bench:
     """Everything that is timed, on the tokens of one step after another."""
 
-    def __init__(self, num_tokens: int, heads: int, dim: int) -> None:
-        self.steps = [make_tokens(num_tokens, heads, dim, step) for step in range(4)]
-        self.config = replace(CONFIG, top_p=find_top_p(self.steps[0]))
-        self.backend = load_backend(self.config.backend, torch.device("cpu"))
-        self.state, self.scale = SVG2State(), dim**-0.5
-        for tokens in self.steps:
-            self.info = svg2_attention(*tokens, self.config, state=self.state)[1]
-        assert self.state.query is not None and self.state.key is not None and self.state.kept is not None
-        pseudo = summarize(*self.steps[0][1:], self.state.key)
-        self.selection = Selection(self.state.query, self.state.key, self.state.kept, pseudo)
-        self.everything = replace(self.selection, kept=torch.ones_like(self.state.kept), pseudo=None)
-        self.density = float(self.selection.pairs().sum()) / (heads * num_tokens**2)
+    def __init__(self, num_tokens: int, heads: int, dim: int, flex: PositionalFlex | None) -> None:
+        self.steps = [make_tokens(num_tokens, heads, dim, step) for step in range(2)]
+        self.backend, self.scale, self.flex = load_backend(CONFIG.backend, torch.device("cpu")), dim**-0.5, flex
+        self.ours = Warm(CONFIG, self.steps)
+        self.plain = Warm(replace(CONFIG, compensate=False, probe_rows=0), self.steps)
+        state = self.ours.state
+        assert state.query is not None and state.key is not None and state.kept is not None
+        pseudo = summarize(*self.steps[0][1:], state.key)
+        self.selection = Selection(state.query, state.key, state.kept, pseudo)
+        self.everything = replace(self.selection, kept=torch.ones_like(state.kept), pseudo=None)
+        self.density = {OURS: self.ours.density, UNCOMPENSATED: self.plain.density}
+        if flex is not None:
+            self.density[FLEX] = flex.density(num_tokens)
 
     def clustering(self, tokens: Tokens) -> None:
         """What a warm step spends on k-means."""
-        for x, centroids in zip(tokens, (self.state.query_centroids, self.state.key_centroids), strict=False):
+        state = self.ours.state
+        for x, centroids in zip(tokens, (state.query_centroids, state.key_centroids), strict=False):
             assert centroids is not None
-            cluster(x, centroids, self.config.kmeans_iters_step, self.backend)
+            cluster(x, centroids, self.ours.config.kmeans_iters_step, self.backend)
 
     def round(self, index: int) -> dict[str, float]:
         """Seconds of each, in turn; the order is turned round every other time."""
@@ -106,13 +144,28 @@ class Bench:
         calls: dict[str, Callable[[], object]] = {
             "sdpa": lambda: sdpa(*tokens),
             "chunked": lambda: chunked(*tokens),
-            "svg2": lambda: svg2_attention(*tokens, self.config, state=self.state),
+            "svg2": lambda: self.ours(tokens),
+            "uncompensated": lambda: self.plain(tokens),
             "attend": lambda: self.backend.attend(*tokens, self.selection, self.scale),
             "attend_all": lambda: self.backend.attend(*tokens, self.everything, self.scale),
             "clustering": lambda: self.clustering(tokens),
         }
+        if self.flex is not None:
+            flex = self.flex
+            calls["flex"] = lambda: flex(*tokens)
         order = list(calls) if index % 2 else list(reversed(calls))
         return {name: seconds(calls[name]) for name in order}
+
+    def rounds(self, budget: float) -> list[dict[str, float]]:
+        """As many rounds as ``budget`` seconds allow, within limits; the first warms up."""
+        found: list[dict[str, float]] = []
+        start = time.perf_counter()
+        while len(found) < MAX_ROUNDS + WARM_UP:
+            found.append(self.round(len(found)))
+            spent = time.perf_counter() - start
+            if len(found) >= MIN_ROUNDS + WARM_UP and spent * (1 + 1 / len(found)) > budget:
+                break
+        return found[WARM_UP:]
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -122,49 +175,94 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(num_tokens: int, threads: int, args: argparse.Namespace) -> Row:
-    """Medians over the rounds."""
+def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, 20th and 80th percentile."""
+    fifths = statistics.quantiles(values, n=5, method="inclusive")
+    return statistics.median(values), fifths[0], fifths[3]
+
+
+def measure(num_tokens: int, threads: int, flex: PositionalFlex | None, args: argparse.Namespace) -> list[Row]:
+    """A row for each method, with medians over the rounds."""
     torch.set_num_threads(threads)
-    bench = Bench(num_tokens, args.heads, args.head_dim)
-    rounds = [bench.round(index) for index in range(args.rounds + WARM_UP)][WARM_UP:]
+    bench = Bench(num_tokens, args.heads, args.head_dim, flex)
+    rounds = bench.rounds(args.seconds)
     dense = [min(found["sdpa"], found["chunked"]) for found in rounds]
-    speedups = [best / found["svg2"] for best, found in zip(dense, rounds, strict=True)]
 
-    def median(ratio: Callable[[dict[str, float], float], float]) -> float:
-        return statistics.median(ratio(found, best) for found, best in zip(rounds, dense, strict=True))
+    def median(ratio: Callable[[dict[str, float]], float]) -> float:
+        return statistics.median(ratio(found) for found in rounds)
 
-    figures = {
-        "ratio_p20": statistics.quantiles(speedups, n=5)[0],
-        "ratio_p80": statistics.quantiles(speedups, n=5)[3],
-        "speedup_to_sdpa": median(lambda found, _: found["sdpa"] / found["svg2"]),
-        "attend_speedup": median(lambda found, best: best / found["attend"]),
-        "attend_share_of_ideal": median(lambda found, _: found["attend_all"] * bench.density / found["attend"]),
-        "clustering_share_of_dense": median(lambda found, best: found["clustering"] / best),
-        **{f"{name}_ms": 1e3 * statistics.median(found[name] for found in rounds) for name in rounds[0]},
-    }
-    return Row(
-        "svg2_speed",
-        "dit_accel, backend torch",
-        shapes={"tokens": num_tokens, "heads": args.heads, "head_dim": args.head_dim},
-        dtype="bfloat16",
-        budget={"density": bench.density},
-        ratio=statistics.median(speedups),
-        setting={"threads": threads, "rounds": args.rounds},
-        figures=figures,
-    )
+    rows = []
+    for subject, density in bench.density.items():
+        name = NAMES[subject]
+        ratio, low, high = percentiles([best / found[name] for best, found in zip(dense, rounds, strict=True)])
+        figures = {"ratio_p20": low, "ratio_p80": high, f"{name}_ms": 1e3 * median(itemgetter(name))}
+        figures["speedup_to_sdpa"] = median(partial(quotient, "sdpa", name))
+        if subject == OURS:
+            figures["attend_share_of_ideal"] = density * median(partial(quotient, "attend_all", "attend"))
+            figures["clustering_share"] = median(partial(quotient, "clustering", "svg2"))
+            figures |= {f"{key}_ms": 1e3 * median(itemgetter(key)) for key in rounds[0] if key != "flex"}
+        rows.append(
+            Row(
+                "svg2_speed",
+                subject,
+                shapes={"tokens": num_tokens, "heads": args.heads, "head_dim": args.head_dim},
+                dtype="bfloat16",
+                budget={"density": density},
+                ratio=ratio,
+                setting={"threads": threads, "rounds": len(rounds)},
+                figures=figures,
+            )
+        )
+    return rows
+
+
+def quotient(one: str, other: str, found: dict[str, float]) -> float:
+    """Seconds of ``one`` over those of ``other`` in a round."""
+    return found[one] / found[other]
+
+
+def growth(rows: Sequence[Row], threads: int) -> list[Row]:
+    """How the time of each part grows with the tokens."""
+    own = [row for row in rows if row.subject == OURS and row.setting["threads"] == threads]
+    own = [row for row in own if row.shapes["tokens"] >= GROWTH_FROM]
+    if len(own) < 3:
+        return []
+    sizes = [math.log(row.shapes["tokens"]) for row in own]
+    found = []
+    for name in ("sdpa", "chunked", "svg2", "uncompensated", "clustering"):
+        slope, _ = statistics.linear_regression(sizes, [math.log(row.figures[f"{name}_ms"]) for row in own])
+        setting = {"threads": threads, "of": [row.shapes["tokens"] for row in own]}
+        shapes = {"heads": own[0].shapes["heads"], "head_dim": own[0].shapes["head_dim"]}
+        figures = {"exponent": slope}
+        found.append(
+            Row("svg2_speed", f"growth of {name}", "none", shapes, "bfloat16", setting=setting, figures=figures)
+        )
+    return found
 
 
 def main() -> None:
-    """Measure and print a row for each number of tokens and of threads."""
+    """Measure and print a row for each number of tokens and of threads, and each method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 2048, 4096, 8192, 16384, 32768])
+    parser.add_argument("--flex-tokens", type=int, nargs="*", default=[4096, 16384])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--heads", type=int, default=2)
+    parser.add_argument("--heads", type=int, default=1)
     parser.add_argument("--head-dim", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of timing, for each number of tokens and threads")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    rows = [measure(num_tokens, threads, args) for threads in args.threads for num_tokens in args.tokens]
+    rows: list[Row] = []
+    flexes = {}
+    for num_tokens in args.flex_tokens:
+        try:
+            flexes[num_tokens] = PositionalFlex(num_tokens, args.heads, args.head_dim, DENSITY)
+        except BackendUnavailableError as problem:
+            print(f"{FLEX}: not measured. {problem}")
+            break
+    for threads in args.threads:
+        for num_tokens in args.tokens:
+            rows += measure(num_tokens, threads, flexes.get(num_tokens), args)
+        rows += growth(rows, threads)
     write_rows(rows, args.out)
 
 
