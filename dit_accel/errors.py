@@ -6,6 +6,7 @@ Each message says what happened, what was given, what is allowed and what to do 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -73,3 +74,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the nearest known name, else an empty string."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def without_secrets(text: str) -> str:
+    """``text`` of another library without what may be in it: passwords and signatures of addresses, tokens."""
+    text = re.sub(r"(?<=://)[^/\s@]+@", "", text)
+    text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1?...", text)
+    return re.sub(r"\b(hf_|Bearer )[^\s'\"]+", r"\1...", text)

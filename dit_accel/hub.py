@@ -12,21 +12,24 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .documents import quoted
-from .errors import HubError, did_you_mean
+from .documents import quoted, read_bytes
+from .errors import HubError, did_you_mean, without_secrets
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
 
 FOLDER = "dit_accel"
+_MOST_NAMES = 1000  # that are looked through for a suggestion
 _SUFFIXES = {"schedule": ".json", "report": ".report.json"}
 _REFERENCE = re.compile(r"(?P<repo_id>[^:@/]+/[^:@/]+)(@(?P<revision>[^:@]+))?:(?P<name>[^:@/]+)")
 _REPO_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*")
+_TOKEN = re.compile(r"[!-~]+")
 _GIT_SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 
@@ -155,14 +158,17 @@ def download(
         # By the name of the branch again, so that the cache knows it offline.
         path = Path(api.hf_hub_download(file.repo_id, file.path, revision=file.revision, **options))
         expected = _hash_of_link(path) or (None if local_files_only else _hash_by_asking(api, file, path))
+    content = read_bytes(path, max_bytes, HubError, file.kind)  # what came need not be what was announced
     if expected is not None:
-        _verify(file, path, expected)
+        _verify(file, path, content, expected)
     return path
 
 
 def _api(token: str | bool | None, endpoint: str | None) -> HfApi:
     from huggingface_hub import HfApi
 
+    if isinstance(token, str) and not _TOKEN.fullmatch(token):  # the error of the library below would show it
+        raise HubError("The token holds a space, a line break or a letter that no token has. Copy it again.")
     return HfApi(endpoint=endpoint, token=token, library_name="dit_accel")
 
 
@@ -191,9 +197,8 @@ def _hash_by_asking(api: HfApi, file: HubFile, path: Path) -> str | None:
         return None
 
 
-def _verify(file: HubFile, path: Path, expected: str) -> None:
-    """Raise unless the content at ``path`` has the hash: git's of a regular file, SHA-256 of one in LFS."""
-    content = path.read_bytes()
+def _verify(file: HubFile, path: Path, content: bytes, expected: str) -> None:
+    """Raise unless the content has the hash: git's of a regular file, SHA-256 of one in LFS."""
     if _SHA256.fullmatch(expected):
         actual = hashlib.sha256(content).hexdigest()
     elif _GIT_SHA1.fullmatch(expected):
@@ -214,7 +219,7 @@ def _explained(file: HubFile, api: HfApi, *, is_upload: bool) -> Iterator[None]:
         yield
     except (_httpx().HTTPError, OSError, ValueError) as problem:
         explain = _why_no_upload if is_upload else _why_no_download
-        raise HubError(explain(problem, file, api)) from problem
+        raise HubError(without_secrets(explain(problem, file, api))) from problem
 
 
 def _why_no_upload(problem: Exception, file: HubFile, api: HfApi) -> str:
@@ -270,7 +275,8 @@ def _names(file: HubFile, api: HfApi) -> list[str]:
     """Names of the files of this kind that the repository has."""
     suffix = _SUFFIXES[file.kind]
     try:
-        paths = [entry.path for entry in api.list_repo_tree(file.repo_id, FOLDER, revision=file.revision)]
+        entries = islice(api.list_repo_tree(file.repo_id, FOLDER, revision=file.revision), _MOST_NAMES)
+        paths = [entry.path for entry in entries]
     except _httpx().HTTPError:  # there is no such folder, or the connection broke
         paths = []
     names = [path.rpartition("/")[2].removesuffix(suffix) for path in paths if path.endswith(suffix)]

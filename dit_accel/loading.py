@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .demo import load_demo_pipeline
-from .errors import JobError
+from .errors import JobError, without_secrets
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 DEMO_SOURCE = "demo"
+# A job file may come from anyone, and so may the folder that it names: no pickles, no Python files.
+_DATA_ONLY = {"use_safetensors": True, "trust_remote_code": False}
 Offload = Literal["none", "model", "sequential"]
 
 
@@ -43,9 +45,12 @@ def load_pipeline(
         raise JobError(f"offload={offload!r} moves weights between a GPU and the CPU; device={device!r} was given.")
     is_demo = source == DEMO_SOURCE
     try:
-        pipe = load_demo_pipeline() if is_demo else DiffusionPipeline.from_pretrained(source, dtype=kind)
+        pipe = load_demo_pipeline() if is_demo else DiffusionPipeline.from_pretrained(source, dtype=kind, **_DATA_ONLY)
     except Exception as error:  # of every library that has a part in the folder
-        raise JobError(f"diffusers cannot load the pipeline {source!r}: {_first_line(error)}") from error
+        raise JobError(
+            f"diffusers cannot load the pipeline {source!r}: {without_secrets(_first_line(error))} (Only weights in "
+            "safetensors are read, and no code: a pipeline that needs more you can load yourself, in Python.)"
+        ) from error
     if vae_tiling:
         _try(lambda: pipe.vae.enable_tiling(), f"The VAE of {type(pipe).__name__} cannot decode in tiles")
     # Not cast a second time: from_pretrained leaves in float32 what the model wants to keep so.

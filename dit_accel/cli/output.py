@@ -11,12 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table as DrawnTable
+from rich.text import Text
+
+# Escape sequences, what moves the cursor, what turns the direction of writing, and halves of letters.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Drawn(Protocol):
@@ -66,9 +70,9 @@ class Table:
 
     def __str__(self) -> str:
         if self.text is not None:
-            return self.text
+            return visible(self.text)
         rules = ["---" if index < self.num_words else "---:" for index in range(len(self.head))]
-        rows = [[cell.replace("|", "\\|") for cell in row] for row in (self.head, *self.rows)]
+        rows = [[_one_line(cell).replace("|", "\\|") for cell in row] for row in (self.head, *self.rows)]
         return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rules, *rows[1:]))
 
     def __rich__(self) -> DrawnTable:
@@ -77,8 +81,10 @@ class Table:
         )
         for index, name in enumerate(self.head):
             is_words = index < self.num_words
-            table.add_column(name, justify="left" if is_words else "right", no_wrap=index == 0, overflow="fold")
-        groups = [list(rows) for _, rows in itertools.groupby(self.rows, key=lambda row: row[0])]
+            justify: Literal["left", "right"] = "left" if is_words else "right"
+            table.add_column(_one_line(name), justify=justify, no_wrap=index == 0, overflow="fold")
+        shown = [[_one_line(cell) for cell in row] for row in self.rows]
+        groups = [list(rows) for _, rows in itertools.groupby(shown, key=lambda row: row[0])]
         for (name, *cells), *others in groups:
             table.add_row(name, *cells, end_section=not others and len(groups) < len(self.rows))
             for row in others:
@@ -88,13 +94,14 @@ class Table:
 
 def show(result: Result, as_json: bool) -> None:
     """Print a result to stdout."""
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
+    parts = [visible(part) if isinstance(part, str) else part for part in result.parts]
     if as_json:
         typer.echo(json.dumps(json_value(result.data), indent=2, allow_nan=False))
     elif not console.is_terminal:
-        typer.echo("\n".join(map(str, _spaced(result.parts))))
+        typer.echo("\n".join(map(str, _spaced(parts))))
     else:
-        for part in _spaced(result.parts):
+        for part in _spaced(parts):
             console.print(part)
 
 
@@ -108,13 +115,22 @@ def _spaced(parts: Sequence[str | Drawn]) -> Iterator[str | Drawn]:
 
 def error_line(text: str) -> None:
     """Print ``text`` to stderr as one line."""
-    typer.echo(" ".join(text.split()), err=True)
+    typer.echo(" ".join(_one_line(text).split()), err=True)
+
+
+def visible(text: str) -> str:
+    """``text`` for a terminal: what files and prompts hold is shown, and cannot command it."""
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def _one_line(text: str) -> str:
+    return visible(" ".join(text.splitlines()))
 
 
 @contextmanager
 def status(text: str) -> Iterator[None]:
     """Say at a terminal, on stderr, what one waits for; it is gone when the work is done."""
-    with Console(stderr=True).status(text) if sys.stderr.isatty() else nullcontext():
+    with Console(stderr=True).status(Text(_one_line(text))) if sys.stderr.isatty() else nullcontext():
         yield
 
 

@@ -74,11 +74,12 @@ def page_charts(report: QualityReport) -> dict[str, Any]:
     metrics = list(dict.fromkeys(name for row in report.rows for name in row.metrics))
     has_frames = any(sample.frames for sample in report.samples)
     has_steps = any(sample.steps for sample in report.samples)
-    return {
-        "front": {name: svg(draw_front(report, name, _PAGE)) for name in metrics},
-        "frames": {name: svg(draw_frames(report, name, _PAGE)) for name in metrics} if has_frames else {},
-        "steps": svg(draw_steps(report, _PAGE)) if has_steps else None,
-    }
+    with rc_context({"text.parse_math": False, "text.usetex": False}):  # labels come from files
+        return {
+            "front": {name: svg(draw_front(report, name, _PAGE)) for name in metrics},
+            "frames": {name: svg(draw_frames(report, name, _PAGE)) for name in metrics} if has_frames else {},
+            "steps": svg(draw_steps(report, _PAGE)) if has_steps else None,
+        }
 
 
 def svg(figure: Figure) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 from importlib.resources import files
@@ -12,7 +13,7 @@ from typing import Any
 from ..errors import ConfigError, MissingPackageError
 from .front import HIGHER_IS_BETTER, goodness
 from .records import UNITS, QualityReport, QualityRow, QualitySample, metric_text, number_text
-from .videos import BASELINE, DIFFERENCE_GAIN, video_file
+from .videos import BASELINE, DIFFERENCE_GAIN, read_video, video_file
 
 _TEMPLATES = "templates"
 
@@ -41,10 +42,12 @@ def render(report: QualityReport) -> str:
     )
     environment.filters.update(fixed=number_text, size=_size, mean=_mean)
     metrics = list(dict.fromkeys(name for row in report.rows for name in row.metrics))
+    script = f"\n{_text('report.js')}\n"  # as it stands between the tags: the policy allows what has its hash
     where, baseline = report.provenance, report.provenance.get("baseline")
     return environment.get_template("report.html.j2").render(
         style=_text("report.css"),
-        script=_text("report.js"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         title=str(where.get("model") or where.get("pipeline") or "Quality report"),
         facts=_facts(report),
         baseline_memory=baseline.get("peak_memory_bytes") if isinstance(baseline, dict) else None,
@@ -111,11 +114,10 @@ def _quality(sample: QualitySample, metric: str) -> float:
 def _data(report: QualityReport, name: str) -> str:
     assert report.videos is not None
     try:
-        return base64.b64encode((report.videos / name).read_bytes()).decode("ascii")
-    except OSError as problem:
+        return base64.b64encode(read_video(report.videos / name)).decode("ascii")
+    except ConfigError as problem:
         raise ConfigError(
-            f"The page needs the report's videos, and {report.videos / name} cannot be read: {problem}. Give the "
-            "folder that evaluate(videos=...) wrote, or none."
+            f"The page needs the report's videos. {problem} Give the folder that evaluate(videos=...) wrote, or none."
         ) from None
 
 

@@ -160,12 +160,12 @@ class QualityReport:
         """A table: name, full steps, speed-up, every metric as mean ± standard error, density if any row has one."""
         names = list(dict.fromkeys(name for row in self.rows for name in row.metrics))
         sparse = any(row.density is not None for row in self.rows)
-        head = ["name", "full steps", "speed-up", *(name + UNITS.get(name, "") for name in names)]
+        head = ["name", "full steps", "speed-up", *(_cell(name) + UNITS.get(name, "") for name in names)]
         head += ["density"] * sparse + ["videos"]
         lines = [head, ["---", *["---:"] * (len(head) - 1)]]
         for row in self.rows:
             cells = [
-                row.name.replace("|", "\\|"),
+                _cell(row.name),
                 f"{row.computed_steps} / {row.num_steps}",
                 number_text(row.speedup, 2, "×"),
             ]
@@ -214,6 +214,11 @@ def json_value(value: object) -> Any:
     if isinstance(value, (list, tuple)):
         return [json_value(item) for item in value]
     return f"<{type(value).__qualname__}>"
+
+
+def _cell(text: str) -> str:
+    """A name as one cell of a Markdown table."""
+    return " ".join(text.splitlines()).replace("|", "\\|")
 
 
 def number_text(value: float | None, digits: int, unit: str = "") -> str:

@@ -6,7 +6,6 @@ what the pipeline gave.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from ..documents import quoted
+from ..documents import quoted, read_bytes, replacing
 from ..errors import ConfigError
 
 BASELINE = "baseline"
 DIFFERENCE_GAIN = 4
 MAX_FPS = 240
+MAX_VIDEO_BYTES = 64 << 20  # that a page takes in
 _SHORT_SIDE, _LONG_SIDE = 192, 512
 _CONSTANT_RATE_FACTOR = 18  # of H.264: small artefacts would pass for those of the acceleration
 _KEYFRAME_EVERY = 8  # a slider seeks to any frame: the browser decodes at most so many for one
@@ -66,18 +66,29 @@ def write_video(path: Path, video: Tensor, fps: int) -> None:
     """An MP4 of [T, C, H, W] in [0, 1], C = 1 or 3, with frames of a size to look at."""
     shown = _resized(video.float().expand(-1, 3, -1, -1))
     frames = (shown.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
-    unfinished = path.with_name(f".{path.name}")
-    iio.imwrite(
-        unfinished,
-        np.ascontiguousarray(frames),
-        plugin="FFMPEG",
-        fps=fps,
-        codec="libx264",
-        pixelformat="yuv420p",
-        macro_block_size=2,
-        output_params=["-crf", str(_CONSTANT_RATE_FACTOR), "-g", str(_KEYFRAME_EVERY), "-movflags", "+faststart"],
-    )
-    os.replace(unfinished, path)
+    with replacing(path.absolute()) as unfinished:  # absolute: ffmpeg takes a name with '-' or ':' for something else
+        iio.imwrite(
+            unfinished,
+            np.ascontiguousarray(frames),
+            plugin="FFMPEG",
+            fps=fps,
+            codec="libx264",
+            pixelformat="yuv420p",
+            macro_block_size=2,
+            output_params=["-crf", str(_CONSTANT_RATE_FACTOR), "-g", str(_KEYFRAME_EVERY), "-movflags", "+faststart"],
+        )
+
+
+def read_video(path: Path) -> bytes:
+    """The content of a video that `write_video` wrote.
+
+    Raises:
+        ConfigError: missing, over 64 MiB, or no MP4: a page is shown to others, and a link to any file may lie there.
+    """
+    content = read_bytes(path, MAX_VIDEO_BYTES, ConfigError, "video")
+    if content[4:8] != b"ftyp":
+        raise ConfigError(f"{path} is no MP4 video. Give the folder that evaluate(videos=...) wrote.")
+    return content
 
 
 def _resized(video: Tensor) -> Tensor:
