@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dit_accel.actions import MAX_WEIGHTS
 from dit_accel.cache.policies import SchedulePolicy
 from dit_accel.schedule import CacheSchedule
 
@@ -54,7 +55,7 @@ def weighted_schedules(draw: st.DrawFn) -> CacheSchedule:
     compute = (0, *sorted(draw(st.sets(st.integers(1, num_steps - 1), max_size=num_steps - 2))))
     forecasts = {}
     for step in set(range(num_steps)) - set(compute):
-        most = sum(c < step for c in compute)
+        most = min(MAX_WEIGHTS, sum(c < step for c in compute))
         exact = st.integers(-8, 8).map(lambda eighths: eighths / 8)  # so that the order of the sum does not count
         forecasts[step] = draw(st.lists(exact, min_size=1, max_size=most))
     return CacheSchedule(num_steps, compute, forecasts=forecasts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from dit_accel.sparse.layers import SparseLayer
 from dit_accel.specs import PipelineSpec, TinyPipeline
 from dit_accel.step_tracker import DenoiserCall, StepTracker
 
-NUM_STEPS = 8
+NUM_STEPS, SHORT = 6, 4
 COMPUTE = (0, 3, 4)
 REUSE = [step for step in range(NUM_STEPS) if step not in COMPUTE]
 FOLDER: list[Path] = []
@@ -35,13 +35,15 @@ CLASSES = [(spec, name) for spec in all_specs() for name in spec.pipelines]
 Calls = dict[str, dict[str, list[int]]]
 
 
-@dataclass
+@dataclass(eq=False)
 class Lab:
     """A tiny pipeline, and the ways in which tests run it."""
 
     spec: PipelineSpec
     name: str
     pipe: DiffusionPipeline
+    num_steps: int = NUM_STEPS
+    _others: dict[str, tuple[Tensor, list[DenoiserCall]]] = field(default_factory=dict)
 
     @property
     def tiny(self) -> TinyPipeline:
@@ -64,7 +66,7 @@ class Lab:
 
     def run(self, *, seed: int = 0, **changes: Any) -> Tensor:
         """What the pipeline makes, latents where it can."""
-        inputs = {"output_type": "latent", **self.tiny.inputs(), **self.tiny.steps(NUM_STEPS), **changes}
+        inputs = {"output_type": "latent", **self.tiny.inputs(), **self.tiny.steps(self.num_steps), **changes}
         generator = torch.Generator().manual_seed(seed)
         output = self.pipe(generator=generator, return_dict=False, **inputs)
         while isinstance(output, (tuple, list)):
@@ -79,19 +81,44 @@ class Lab:
     @functools.cached_property
     def calls(self) -> list[DenoiserCall]:
         """Every denoiser call of a run that is to be accelerated."""
-        return self.calls_of()
+        output, calls = self._observed()
+        if not self.is_accelerated:
+            self.__dict__.setdefault("full", output)
+        return calls
 
-    def calls_of(self, **changes: Any) -> list[DenoiserCall]:
+    def other(self, label: str) -> tuple[Tensor, list[DenoiserCall]]:
+        """What another kind of call makes when nothing accelerates it, and its denoiser calls; found once."""
+        if label not in self._others:
+            assert not self.is_accelerated
+            self._others[label] = self._observed(**self.tiny.variations[label])
+        return self._others[label]
+
+    @functools.cached_property
+    def reused(self) -> Tensor:
+        """The output of the run with the usual schedule."""
+        with self.enable():
+            return self.run()
+
+    @functools.cached_property
+    def short(self) -> Lab:
+        """The same pipeline with fewer steps, for what takes long and is the same in every step."""
+        return Lab(self.spec, self.name, self.pipe, SHORT)
+
+    @property
+    def is_accelerated(self) -> bool:
+        return any(hasattr(denoiser, "_dit_accel_acceleration") for denoiser in self.denoisers.values())
+
+    def _observed(self, **changes: Any) -> tuple[Tensor, list[DenoiserCall]]:
         notes = Notes()
         tracker = StepTracker(self.pipe)
         undo = [
             observe_calls(name, d, tracker, notes, self.spec.denoisers[name].compute_when)
             for name, d in self.denoisers.items()
         ]
-        self.run(**changes)
+        output = self.run(**changes)
         for remove in undo:
             remove()
-        return [call for call in notes.calls if call is not None]
+        return output, [call for call in notes.calls if call is not None]
 
     def schedule(self, compute: tuple[int, ...] = COMPUTE, **options: Any) -> LeMiCaConfig:
         """A schedule for the run's number of steps, with ``compute`` where they exist."""
@@ -102,7 +129,7 @@ class Lab:
         return enable_acceleration(self.pipe, self.schedule(compute))
 
     def enable_all_compute(self) -> Acceleration:
-        return self.enable(tuple(range(NUM_STEPS)))
+        return self.enable(tuple(range(self.num_steps)))
 
     def enable_dbcache(self, **options: Any) -> Acceleration:
         """The probe decides, with a threshold that nothing reaches and the last step free unless told otherwise."""
@@ -110,17 +137,21 @@ class Lab:
         return enable_acceleration(self.pipe, DBCacheConfig(**{**loose, "always_compute_last": False, **options}))
 
     def another(self) -> Lab:
-        """The same weights in a pipeline of its own."""
-        return make_lab(self.spec, self.name)
+        """The same weights in a pipeline of its own, whose calls are the same too."""
+        fresh = make_lab(self.spec, self.name)
+        fresh.__dict__["calls"] = self.calls
+        return fresh
 
     @property
     def larger(self) -> dict[str, Any]:
         """Call arguments for another resolution."""
         return dict(self.tiny.variations["another size"])
 
-    def assert_follows(self, acceleration: Acceleration, compute: tuple[int, ...] = COMPUTE, **changes: Any) -> None:
+    def assert_follows(
+        self, acceleration: Acceleration, compute: tuple[int, ...] = COMPUTE, calls: list[DenoiserCall] | None = None
+    ) -> None:
         """Every branch of every denoiser computed and reused exactly the schedule's steps."""
-        calls = self.calls_of(**changes) if changes else self.calls
+        calls = self.calls if calls is None else calls
         stats = acceleration.stats
         computed, reused = expected_steps(calls, compute)
         assert stats.num_steps == calls[-1].num_steps

@@ -34,6 +34,11 @@ class Stop(Exception):
     """Raised inside a block."""
 
 
+@pytest.fixture
+def lab(lab: Lab) -> Lab:
+    return lab.short
+
+
 def applies(pair: tuple[PipelineSpec, str]) -> bool:
     return all(isinstance(blocks.attention, AttentionSpec) for blocks in pair[0].denoisers.values())
 

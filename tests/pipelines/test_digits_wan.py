@@ -113,10 +113,11 @@ def test_training_resumes_where_it_stopped(tmp_path: Path) -> None:
         resumed = trainer(tmp_path / "part")
         assert resumed.step == 3
         assert resumed.train_step(pool) == losses[3]
-    for name, value in whole.export().state_dict().items():
-        assert torch.equal(value, resumed.export().state_dict()[name]), name
+    trained, again = (each.export().state_dict() for each in (whole, resumed))
+    for name, value in trained.items():
+        assert torch.equal(value, again[name]), name
     start = train.build_transformer(config.seed).state_dict()
-    assert not torch.equal(start["proj_out.weight"], whole.export().state_dict()["proj_out.weight"])
+    assert not torch.equal(start["proj_out.weight"], trained["proj_out.weight"])
 
 
 def test_shipped_pipeline_draws_what_is_asked() -> None:
