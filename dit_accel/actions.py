@@ -30,6 +30,9 @@ class PartialSteps:
     probe_blocks: int
     corrector_blocks: int
 
+    def __post_init__(self) -> None:
+        _freeze_steps(self)
+
 
 @dataclass(frozen=True)
 class SparseSteps:
@@ -42,6 +45,16 @@ class SparseSteps:
 
     steps: tuple[int, ...]
     config: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _freeze_steps(self)
+
+
+def _freeze_steps(part: PartialSteps | SparseSteps) -> None:
+    """Make its list of steps a tuple; whether these are steps is only known together with the schedule."""
+    steps: object = part.steps
+    if isinstance(steps, list):
+        object.__setattr__(part, "steps", tuple(steps))
 
 
 Part = TypeVar("Part", PartialSteps, SparseSteps)
@@ -92,9 +105,8 @@ def check_actions(num_steps: int, compute_steps: tuple[int, ...], partial: objec
         if not isinstance(part, (PartialSteps, SparseSteps)) or type(part) is not kind:
             raise ScheduleError(f"{name} must be a {kind.__name__} or None, got {quoted(part)}.")
         steps = part.steps
-        if not isinstance(steps, (list, tuple)) or not steps or any(type(step) is not int for step in steps):
+        if not isinstance(steps, tuple) or not steps or any(type(step) is not int for step in steps):
             raise ScheduleError(f"{name}.steps must be a non-empty list of integers, got {quoted(steps)}.")
-        object.__setattr__(part, "steps", tuple(steps))
         allowed = set(compute_steps)
         allowed = allowed if kind is SparseSteps else set(range(num_steps)) - allowed
         if list(steps) != sorted(set(steps)) or not set(steps) <= allowed:
@@ -104,7 +116,8 @@ def check_actions(num_steps: int, compute_steps: tuple[int, ...], partial: objec
         counts = (partial.probe_blocks, partial.corrector_blocks)
         if any(type(count) is not int or count < 0 for count in counts) or not any(counts):
             raise ScheduleError(
-                f"partial: probe_blocks and corrector_blocks must be integers of at least 0, not both 0, got {counts}."
+                "partial: probe_blocks and corrector_blocks must be integers of at least 0, not both 0, got "
+                f"{quoted(counts)}."
             )
     if isinstance(sparse, SparseSteps) and not isinstance(sparse.config, Mapping):
         raise ScheduleError(f"sparse.config must be a JSON object, got {quoted(sparse.config)}.")

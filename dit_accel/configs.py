@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from .documents import is_number, quoted
 from .errors import ConfigError
-from .schedule import CacheSchedule
+from .schedule import MAX_STEPS, CacheSchedule
 
 Forecast = Literal["hold", "taylor1", "taylor2"]
 PlannedForecast = Literal["schedule", "hold", "taylor1", "taylor2"]
@@ -119,10 +119,11 @@ class DBCacheConfig:
         if isinstance(steps, (str, Path, CacheSchedule)):
             object.__setattr__(self, "_schedule", CacheSchedule.resolve(steps))
         elif steps is not None:
-            if not isinstance(steps, (list, tuple, range)) or any(type(k) is not int or k < 0 for k in steps):
+            is_short = isinstance(steps, (list, tuple, range)) and not steps[MAX_STEPS:]  # a range may never end
+            if not is_short or any(type(k) is not int or k < 0 for k in steps):
                 raise ConfigError(
-                    "DBCacheConfig: compute_steps must be a schedule or a sequence of step indices of at least 0, got "
-                    f"{quoted(steps)}."
+                    "DBCacheConfig: compute_steps must be a schedule or a sequence of step indices of at least 0, at "
+                    f"most {MAX_STEPS}, got {quoted(steps)}."
                 )
             object.__setattr__(self, "compute_steps", tuple(steps))
 
@@ -181,14 +182,16 @@ class LeMiCaConfig:
         has_weights = self.forecast == "schedule" and bool(resolved.forecasts)
         if self.reuse == "output" and (has_weights or resolved.partial is not None):
             raise ConfigError(
-                f"LeMiCaConfig: reuse='output' does not go with {resolved.name!r}: its forecasts or partial steps are "
-                "of residuals. Use reuse='residual', or a schedule without them."
+                f"LeMiCaConfig: reuse='output' does not go with {quoted(resolved.name)}: its forecasts or partial "
+                "steps are of residuals. Use reuse='residual', or a schedule without them."
             )
         if resolved.sparse is not None:
             try:
                 SVG2Config(**{**resolved.sparse.config, "dense_steps": 0.0})
             except TypeError as problem:  # a field that SVG2Config does not have
-                raise ConfigError(f"LeMiCaConfig: sparse.config of {resolved.name!r}: {problem}.") from None
+                raise ConfigError(
+                    f"LeMiCaConfig: sparse.config of {quoted(resolved.name)}: {problem!s:.200}."
+                ) from None
 
     @property
     def cache_schedule(self) -> CacheSchedule:
@@ -273,8 +276,9 @@ class SVG2Config:
         else:
             require_number(owner, "dense_steps", self.dense_steps, 0, 1)
         for name, low in (("num_q_centroids", 1), ("num_k_centroids", 1), ("min_tokens", 0)):
-            if getattr(self, name) != "auto":
-                require_int(owner, name, getattr(self, name), low)
+            value = getattr(self, name)
+            if not isinstance(value, str) or value != "auto":
+                require_int(owner, name, value, low)
         for name, low in (("kmeans_iters_init", 1), ("kmeans_iters_step", 0), ("refresh_every", 1), ("probe_rows", 0)):
             require_int(owner, name, getattr(self, name), low)
         require_number(owner, "max_drift", self.max_drift, 0, math.inf)

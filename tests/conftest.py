@@ -3,10 +3,57 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+import pytest
 import torch
+from hypothesis import Phase, settings
 from torch import Tensor
+
+# Property tests: the same examples in every run of the suite. Ten times as many, and others each time:
+# pytest tests --hypothesis-profile thorough. The deadline, of one example in ms, is for what hangs.
+_HOW: dict[str, Any] = {"deadline": 20_000, "phases": [p for p in Phase if p is not Phase.explain], "print_blob": True}
+settings.register_profile("suite", max_examples=100, derandomize=True, **_HOW)
+settings.register_profile("thorough", max_examples=1000, derandomize=False, **_HOW)
+settings.load_profile("suite")
+
+
+def examples(count: int) -> settings:
+    """The settings of a property test that tries ``count`` examples in the suite."""
+    return settings(max_examples=count * settings().max_examples // 100)
+
+
+def shares_with(nodeid: str) -> str:
+    """The name of what a test has something costly in common with. All of one name run in one worker, in their order.
+
+    That is the file with its fixtures; in the contract, where files are long, the pipeline of a class.
+    """
+    path, _, test = nodeid.partition("::")
+    if path.startswith("tests/contract/"):
+        of_class = re.search(r"\[.*?(\w+Pipeline)\b", test)
+        return of_class[1] if of_class else nodeid
+    # What starts several processes has them for itself.
+    starts_processes = path.startswith("tests/parallel/") or path.endswith(("/test_ray_pool.py", "/test_kill.py"))
+    return "processes" if starts_processes else path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long begins first, so that no worker is left with it at the end."""
+    slow = {shares_with(item.nodeid) for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: shares_with(item.nodeid) not in slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling  # here, because pytest runs without xdist too
+
+    class BySharing(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return shares_with(nodeid)
+
+    config.option.loadscopereorder = False
+    return BySharing(config, log)
 
 
 def document(**changes: Any) -> str:

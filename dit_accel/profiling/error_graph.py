@@ -11,7 +11,7 @@ from ..documents import is_number, parse_document, quoted, read_json_file, save_
 from ..errors import GraphError
 from ..schedule import MAX_STEPS, CacheSchedule
 from .residual_model import FORECASTS, ResidualModel
-from .step_actions import StepActions
+from .step_actions import StepActions, is_pair
 
 if TYPE_CHECKING:
     import networkx
@@ -67,6 +67,7 @@ class ErrorGraph:
             raise GraphError(f"rollout_steps must be an integer of at least 0, got {quoted(rollout_steps)}.")
         if not isinstance(provenance, (Mapping, type(None))):
             raise GraphError(f"provenance must be a JSON object, got {quoted(provenance)}.")
+        _check_kinds(forecasts, estimated, model, actions)
         self.num_steps = num_steps
         self.edges: dict[Edge, float] = {edge: float(error) for edge, error in edges.items()}
         self.rollout_steps = rollout_steps
@@ -238,14 +239,25 @@ def _parsed_edges(num_steps: Any, rows: Any, version: int) -> tuple[dict[Edge, f
     return edges, forecasts, estimated
 
 
+def _check_kinds(forecasts: object, estimated: object, model: object, actions: object) -> None:
+    """Raise `GraphError` for an argument of the wrong type."""
+    if not isinstance(forecasts, (Mapping, type(None))):
+        raise GraphError(f"forecasts must map edges to names, got {quoted(forecasts)}.")
+    names = [] if forecasts is None else list(forecasts.values())
+    if not all(isinstance(name, str) and name in FORECASTS for name in names):
+        raise GraphError(f"forecasts must be out of {', '.join(FORECASTS)}, got {quoted(names)}.")
+    if not isinstance(estimated, (list, tuple, set, frozenset, Mapping)) or not all(map(is_pair, estimated)):
+        raise GraphError(f"estimated must be a list of edges (i, j), got {quoted(estimated)}.")
+    for name, value, kind in (("model", model, ResidualModel), ("actions", actions, StepActions)):
+        if not isinstance(value, (kind, type(None))):
+            raise GraphError(f"{name} must be a {kind.__name__} or None, got {quoted(value)}.")
+
+
 def _check_extras(graph: ErrorGraph) -> None:
     """Raise `GraphError` unless forecasts and estimates are of edges, and there is a model that fits."""
-    stray = sorted((set(graph.forecasts) | graph.estimated) - set(graph.edges))
+    stray = list((set(graph.forecasts) | graph.estimated) - set(graph.edges))
     if stray:
         raise GraphError(f"forecasts and estimated must name edges of the graph, got {quoted(stray)}.")
-    unknown = sorted(set(graph.forecasts.values()) - set(FORECASTS))
-    if unknown:
-        raise GraphError(f"forecasts must be out of {', '.join(FORECASTS)}, got {quoted(unknown)}.")
     if graph.forecasts and graph.model is None:
         raise GraphError("Forecasts other than hold need the model that has their weights. Give model=.")
     actions = graph.actions
@@ -262,8 +274,7 @@ def _check_extras(graph: ErrorGraph) -> None:
 
 
 def _check_edge(num_steps: Any, edge: Any, error: Any) -> None:
-    is_pair = isinstance(edge, tuple) and len(edge) == 2 and all(type(step) is int for step in edge)
-    if not is_pair or type(num_steps) is not int or not 0 <= edge[0] < edge[1] < num_steps:
+    if not is_pair(edge) or type(num_steps) is not int or not 0 <= edge[0] < edge[1] < num_steps:
         raise GraphError(f"Edge {quoted(edge)} is not within 0 <= i < j < num_steps={quoted(num_steps)}.")
     if not is_number(error) or error < 0:
         raise GraphError(f"The error of edge {edge} must be a finite number of at least 0, got {quoted(error)}.")

@@ -59,7 +59,8 @@ _SECTIONS: dict[str, dict[str, type]] = {
     "inputs": {},
     "plan": {"objective": str, "power": float, "presets": dict, "speedups": dict},
 }
-_PROFILE_OWN = ("pipe", "workdir", "executor", "progress")  # arguments of `profile` that a job file cannot set
+# Arguments of `profile` that a job file cannot set, or sets elsewhere.
+_PROFILE_OWN = ("pipe", "workdir", "executor", "progress", "objective", "power", "sparse")
 _REHEARSED_STEPS = 200
 _FILE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # names become file names: no dots, no separators
 _REQUIRED = (("job", "name"), ("pipeline", "source"), ("profile", "prompts"), ("profile", "num_inference_steps"))
@@ -94,7 +95,7 @@ class JobFile:
         try:
             document = tomllib.loads(text)
         except (ValueError, RecursionError) as error:  # TOMLDecodeError, or what tomllib lets through
-            raise JobError(f"{path} is not valid TOML: {error}.") from None
+            raise JobError(f"{path} is not valid TOML: {error!s:.200}.") from None
         _check_document(document, str(path))
         plan = document.get("plan", {})
         presets, speedups = plan.get("presets", {}), plan.get("speedups", {})
@@ -161,7 +162,7 @@ def _check_document(document: Mapping[str, Any], origin: str) -> None:
     for section, body in document.items():
         if section not in _SECTIONS:
             hint = did_you_mean(section, _SECTIONS)
-            raise JobError(f"{origin}: unknown section [{section}]. Sections: {', '.join(_SECTIONS)}.{hint}")
+            raise JobError(f"{origin}: unknown section [{section:.80}]. Sections: {', '.join(_SECTIONS)}.{hint}")
         if not isinstance(body, dict):
             raise JobError(f"{origin}: {section} must be a section [{section}], got {quoted(body)}.")
         allowed = _SECTIONS[section]
@@ -174,7 +175,8 @@ def _check_document(document: Mapping[str, Any], origin: str) -> None:
                 continue
             if key not in allowed:
                 raise JobError(
-                    f"{origin}: unknown key {section}.{key}. Keys: {', '.join(allowed)}.{did_you_mean(key, allowed)}"
+                    f"{origin}: unknown key {section}.{key:.80}. Keys: {', '.join(allowed)}."
+                    f"{did_you_mean(key, allowed)}"
                 )
             is_whole = allowed[key] is float and type(value) is int
             if allowed[key] is not object and type(value) is not allowed[key] and not is_whole:

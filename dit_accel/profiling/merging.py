@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..documents import sha256
-from ..errors import JobError
+from ..documents import quoted, sha256
+from ..errors import ConfigError, JobError
 from .error_graph import ErrorGraph
 from .measurement import as_graph, follow, mean_errors
-from .request import ProfileJob
+from .request import ProfileJob, checked_job
 from .rollout import Batch, read_model
 from .search import exact_search
 from .shards import Shard, shards_in
@@ -54,15 +54,28 @@ def _job_of(work: WorkDir) -> ProfileJob:
     if found.get("mode") != "exact" or "actions" in found:
         raise JobError(f"{work.path} holds no shard of an exact profile. Its graph: dit-accel profile, with its job.")
     try:
-        return ProfileJob(
-            batches=tuple(Batch(tuple(batch["prompts"]), batch["seed"]) for batch in found["batches"]),
-            num_steps=found["num_inference_steps"],
-            max_segment=found["max_segment"],
-            inputs=found["inputs"],
-            forecasts=tuple(found["forecasts"]),
+        batches = tuple(Batch(tuple(batch["prompts"]), batch["seed"]) for batch in found["batches"])
+        how = {name: found[name] for name in ("max_segment", "forecasts")}
+        for batch in batches:  # refuses what no job can be
+            checked_job(
+                batch.prompts,
+                num_inference_steps=found["num_inference_steps"],
+                seeds=(batch.seed,),
+                **how,
+                **found["inputs"],
+            )
+        job = ProfileJob(
+            batches,
+            found["num_inference_steps"],
+            how["max_segment"],
+            found["inputs"],
+            forecasts=tuple(how["forecasts"]),
         )
-    except (KeyError, TypeError) as problem:
-        raise JobError(f"{work.path / 'job.json'} is damaged: {problem!r}. Use a fresh workdir.") from None
+    except (KeyError, TypeError, ConfigError) as problem:
+        raise JobError(f"{work.path / 'job.json'} is damaged: {problem!r:.300}. Use a fresh workdir.") from None
+    if not batches:
+        raise JobError(f"{work.path / 'job.json'} is damaged: it has no batches. Use a fresh workdir.")
+    return job
 
 
 def _results(works: Iterable[WorkDir], job: ProfileJob) -> dict[Task, list[float]]:
@@ -73,8 +86,9 @@ def _results(works: Iterable[WorkDir], job: ProfileJob) -> dict[Task, list[float
         for task, errors in work.results(job.batch_sizes).items():
             if done.setdefault(task, errors) != errors:
                 raise JobError(
-                    f"{origin[task].path} and {work.path} disagree about {task[1]} of batch {task[0]}: {done[task]} "
-                    f"and {errors}. Measure one of them again, on the same kind of machine and with as many threads."
+                    f"{origin[task].path} and {work.path} disagree about {task[1]} of batch {task[0]}: "
+                    f"{quoted(done[task])} and {quoted(errors)}. Measure one of them again, on the same kind of "
+                    "machine and with as many threads."
                 )
             origin.setdefault(task, work)
     return done

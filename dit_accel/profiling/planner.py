@@ -98,10 +98,12 @@ def plan_all(
 
 def error_extension(objective: str, power: float, worst: float) -> Extend:
     """How a path's value grows by one edge; ``worst`` is the largest error there is."""
+    if not isinstance(objective, str) or objective not in get_args(Objective):
+        raise GraphError(
+            f"objective={quoted(objective)} is not allowed. Use one of: {', '.join(get_args(Objective))}."
+        )
     if objective == "lexicographic-minimax":
         return _insert_descending
-    if objective != "sum-power":
-        raise GraphError(f"objective={objective!r} is not allowed. Use one of: {', '.join(get_args(Objective))}.")
     if not is_number(power) or power <= 0:
         raise GraphError(f"power must be a finite number above 0, got {quoted(power)}.")
     exponent = math.frexp(worst)[1]  # scaling by a power of two is exact, and keeps the powers from overflowing

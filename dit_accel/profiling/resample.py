@@ -9,7 +9,7 @@ import numpy as np
 from ..documents import is_number, quoted
 from ..errors import GraphError
 from ..schedule import MAX_STEPS
-from .residual_model import FORECASTS, ResidualModel
+from .residual_model import FORECASTS, ResidualModel, noise_levels
 
 if TYPE_CHECKING:
     from .error_graph import ErrorGraph
@@ -75,7 +75,7 @@ def _times(model: ResidualModel, num_steps: int, old_shift: float, new_shift: fl
     are read off at the new parts of the way: to zero, or to their smallest where the grid ends there, as Euler's does,
     which shifts its smallest level twice.
     """
-    levels = 1 / (1 + np.exp(np.array(model.times)))
+    levels = noise_levels(model.times)
     levels = np.where(levels >= 1 - 1.001 * _EDGE, 1.0, levels)  # pure noise, clipped by `model_times`
     unshifted, old_steps = _unshifted(levels, old_shift), model.num_steps
     if unshifted[-1] * old_steps < 0.5:

@@ -26,7 +26,14 @@ Edge = tuple[int, int]
 FORECASTS = {"hold": 1, "scaled": 1, "taylor1": 2, "taylor2": 3, "fitted": 3}
 _RIDGE = 1e-6  # of the mean squared residual: keeps fitted weights of nearly equal residuals small
 _LAST_STEPS = 2  # multistep solvers lower their order there: their gains go by position, not by noise level
+_UNLIMITED = np.errstate(over="ignore", invalid="ignore")  # what is not finite, models and graphs refuse
+_LARGEST_EXPONENT = 700.0  # beyond, exp overflows
 _SMALLEST_STEP = 1e-6  # of the noise level; second-order schedulers visit a level twice
+
+
+def noise_levels(times: Sequence[float]) -> np.ndarray:
+    """The share of noise at model times, that are log signal-to-noise ratios, or bare timesteps and then large."""
+    return 1 / (1 + np.exp(np.clip(np.array(times), -_LARGEST_EXPONENT, _LARGEST_EXPONENT)))
 
 
 def history(start: int, stop: int, num_values: int) -> tuple[int, ...]:
@@ -69,6 +76,8 @@ class ResidualModel:
         object.__setattr__(self, "gram", np.tril(self.gram) + np.tril(self.gram, -1).T)
         if not np.isfinite(self.gram).all() or not all(map(math.isfinite, (*self.times, *self.gains))):
             raise GraphError("A residual model holds a value that is not finite. Profile again.")
+        if min(self.gains, default=1.0) <= 0:
+            raise GraphError(f"Gains of a residual model must be above 0, got {quoted(self.gains)}. Profile again.")
 
     @property
     def num_steps(self) -> int:
@@ -78,7 +87,7 @@ class ResidualModel:
     @cached_property
     def step_sizes(self) -> np.ndarray:
         """[num_steps]: how much the noise level falls at each step; it is 1 / (1 + exp(time)), and 0 at the end."""
-        levels = np.append(1 / (1 + np.exp(np.array(self.times))), 0.0)
+        levels = np.append(noise_levels(self.times), 0.0)
         return np.maximum(levels[:-1] - levels[1:], _SMALLEST_STEP)
 
     def weights(self, forecast: str, steps: Sequence[int], step: int) -> tuple[float, ...]:
@@ -94,13 +103,18 @@ class ResidualModel:
             return tuple(map(float, taylor_weights(step, used, self.times)))
         ridge = _RIDGE * float(np.trace(self.gram)) / self.num_steps
         inner = self.gram[np.ix_(used, used)] + ridge * np.eye(len(used))
-        return tuple(map(float, np.linalg.solve(inner, self.gram[used, step])))
+        try:
+            return tuple(map(float, np.linalg.solve(inner, self.gram[used, step])))
+        except np.linalg.LinAlgError:
+            raise GraphError(f"Steps {used} have no residuals that a forecast could be fitted to.") from None
 
+    @_UNLIMITED
     def local_error(self, steps: Sequence[int], weights: Sequence[float], step: int) -> float:
         """RMS difference of the forecast residual from the true one at ``step``."""
         used = [*steps[-len(weights) :], step]
         signed = np.array([*weights, -1.0])
-        return math.sqrt(max(0.0, float(signed @ self.gram[np.ix_(used, used)] @ signed)))
+        square = float(signed @ self.gram[np.ix_(used, used)] @ signed)
+        return math.sqrt(max(square, 0.0))  # in this order a NaN stays one
 
     def estimate(self, start: int, stop: int, forecast: str, steps: Sequence[int] = ()) -> float:
         """Estimated error of edge ``start``→``stop``; ``steps`` are the compute steps up to ``start``, else `history`.
@@ -116,6 +130,7 @@ class ResidualModel:
             for step in range(start + 1, stop)
         )
 
+    @_UNLIMITED
     def with_gains(self, errors: Mapping[Edge, float]) -> ResidualModel:
         """The model with gains from measured edges k−1→k+1 with hold, between them interpolated.
 
@@ -135,6 +150,7 @@ class ResidualModel:
         density = np.interp(self.times, [self.times[k] for k in steps], [known[k] for k in steps])
         return replace(self, gains=tuple(map(float, np.exp(density) * self.step_sizes)))
 
+    @_UNLIMITED
     def resample(self, times: Sequence[float]) -> ResidualModel:
         """The model on another grid of model times: residuals by cubic interpolation, gains as a density.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 _LAUNCHERS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
-_TEXT = re.compile(r"(\d{1,6})/(\d{1,6})")
+_TEXT = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 _LOCK = re.compile(r"shard-(\d{3,6})-of-(\d{3,6})\.lock")
 
 
@@ -62,8 +62,7 @@ class Shard:
         if text == "auto":
             for index, count, local in _LAUNCHERS:
                 if index in environment and count in environment:
-                    rank = environment.get(local)
-                    return cls(int(environment[index]), int(environment[count]), None if rank is None else int(rank))
+                    return cls._of_launcher({name: environment.get(name) for name in (index, count, local)})
             raise ConfigError(
                 "shard 'auto' needs RANK and WORLD_SIZE (torchrun) or SLURM_PROCID and SLURM_NTASKS (srun) in the "
                 "environment. Start it with one of these, or give i/n."
@@ -72,6 +71,16 @@ class Shard:
         if match is None:
             raise ConfigError(f"shard must be i/n, e.g. 0/8 for the first of 8, or 'auto'; got {quoted(text)}.")
         return cls(int(match[1]), int(match[2]))
+
+    @classmethod
+    def _of_launcher(cls, variables: Mapping[str, str | None]) -> Shard:
+        try:
+            index, count, local = (None if text is None else int(text) for text in variables.values())
+            return cls(index or 0, count or 0, local)
+        except ValueError:
+            raise ConfigError(
+                f"shard 'auto' needs integers in the environment, got {quoted(dict(variables))}. Give i/n."
+            ) from None
 
     @property
     def lock_name(self) -> str:

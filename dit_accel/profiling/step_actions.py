@@ -39,23 +39,23 @@ class StepActions:
     estimated_sparse: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        wanted = {"full", "reuse"}
-        wanted |= {"partial"} if self.partial_errors else set()
-        wanted |= {"sparse"} if self.sparse_errors else set()
-        given = self.milliseconds
-        if not wanted <= set(given) <= set(KINDS) or not all(is_number(v) and v > 0 for v in given.values()):
-            raise GraphError(
-                f"milliseconds must give positive numbers for {', '.join(sorted(wanted))}, got {quoted(dict(given))}."
-            )
+        for name in ("milliseconds", "partial_errors", "sparse_errors"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise GraphError(f"{name} must be a mapping, got {quoted(getattr(self, name))}.")
+        _check_times(self)
+        edges, steps = list(self.partial_errors), list(self.sparse_errors)
+        if not all(is_pair(edge) for edge in edges) or any(type(step) is not int for step in steps):
+            raise GraphError(f"Errors must be of edges (i, j) and of steps, got {quoted([*edges, *steps])}.")
         errors = [*self.partial_errors.values(), *self.sparse_errors.values()]
         if not all(is_number(error) and error >= 0 for error in errors):
-            raise GraphError("Errors of partial and sparse steps must be finite numbers of at least 0.")
-        if self.partial_blocks is not None and (min(self.partial_blocks) < 0 or not any(self.partial_blocks)):
-            raise GraphError(f"partial_blocks must be at least 0 and not both 0, got {quoted(self.partial_blocks)}.")
-        if (self.partial_errors and self.partial_blocks is None) or (
-            self.sparse_errors and self.sparse_config is None
-        ):
-            raise GraphError("Errors of partial steps need partial_blocks, those of sparse steps sparse_config.")
+            raise GraphError(
+                f"Errors of partial and sparse steps must be finite numbers of at least 0, got {quoted(errors)}."
+            )
+        _check_kinds(self)
+        for name, known in (("estimated_partial", edges), ("estimated_sparse", steps)):
+            given = getattr(self, name)
+            if not isinstance(given, (set, frozenset)) or not given <= set(known):
+                raise GraphError(f"{name} must be a set of what errors are given of, got {quoted(given)}.")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -97,6 +97,36 @@ class StepActions:
             frozenset((row[0], row[1]) for row in partial if row[3]),
             frozenset(row[0] for row in sparse if row[2]),
         )
+
+
+def is_pair(edge: object) -> bool:
+    """Whether ``edge`` is a tuple of two integers."""
+    return isinstance(edge, tuple) and len(edge) == 2 and all(type(step) is int for step in edge)
+
+
+def _check_times(actions: StepActions) -> None:
+    """Raise `GraphError` unless there is a time of all that a step may do."""
+    wanted = {"full", "reuse"}
+    wanted |= {"partial"} if actions.partial_errors else set()
+    wanted |= {"sparse"} if actions.sparse_errors else set()
+    given = actions.milliseconds
+    if not wanted <= set(given) <= set(KINDS) or not all(is_number(v) and v > 0 for v in given.values()):
+        raise GraphError(
+            f"milliseconds must give positive numbers for {', '.join(sorted(wanted))}, got {quoted(dict(given))}."
+        )
+
+
+def _check_kinds(actions: StepActions) -> None:
+    """Raise `GraphError` unless it is known what partial and sparse steps are, if there are any."""
+    blocks, config = actions.partial_blocks, actions.sparse_config
+    if blocks is not None and (not is_pair(blocks) or min(blocks) < 0 or not any(blocks)):
+        raise GraphError(
+            f"partial_blocks must be two integers of at least 0 and not both 0, or None; got {quoted(blocks)}."
+        )
+    if not isinstance(config, (Mapping, type(None))):
+        raise GraphError(f"sparse_config must be a mapping or None, got {quoted(config)}.")
+    if (actions.partial_errors and blocks is None) or (actions.sparse_errors and config is None):
+        raise GraphError("Errors of partial steps need partial_blocks, those of sparse steps sparse_config.")
 
 
 def _rows(value: object, num_steps: int) -> list[list[Any]]:

@@ -219,4 +219,4 @@ def read_description(path: Path) -> dict[str, Any]:
 
 def different_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """What two descriptions do not have in common."""
-    return ", ".join(sorted(key for key in {*one, *other} if one.get(key) != other.get(key)))
+    return f"{', '.join(sorted(key for key in {*one, *other} if one.get(key) != other.get(key))):.300}"
