@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,14 @@ from .errors import DitAccelError
 
 MAX_DEPTH = 64  # of lists and objects in one another
 MAX_INT_DIGITS = 300  # a float holds every such integer
+_PLAIN_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+# Windows opens a device under these names, whatever comes after a dot.
+DEVICE_NAMES = frozenset(("con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))))
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether ``name`` can name a file, without its ending, in a folder of any system: and nothing outside of it."""
+    return _PLAIN_NAME.fullmatch(name) is not None and name not in DEVICE_NAMES
 
 
 def read_bytes(path: Path, max_bytes: int, error: type[DitAccelError], what: str) -> bytes:

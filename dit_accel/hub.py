@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .documents import quoted, read_bytes
+from .documents import DEVICE_NAMES, quoted, read_bytes
 from .errors import HubError, did_you_mean, without_secrets
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class HubFile:
             validate_repo_id(self.repo_id)
         except ValueError as problem:
             raise HubError(f"{quoted(self.repo_id)} is no repository of the Hub: {problem}") from None
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or self.name.lower() in DEVICE_NAMES:
             raise HubError(
                 f"{quoted(self.name)} cannot be the name of a {self.kind} on the Hub. Use letters, digits, '-' and "
                 "'_', at most 64, beginning with a letter or a digit."
