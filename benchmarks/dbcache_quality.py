@@ -2,9 +2,9 @@
 
     python benchmarks/dbcache_quality.py [--out benchmarks/results/dbcache_quality.json]
 
-Needs ``pip install cache-dit``. For each DBCache preset, cache-dit runs with the same probe blocks, warmup and limit,
-with and without its TaylorSeer calibrator. Its threshold is searched, on the first videos, so that it computes at
-least as many steps as the preset; then all run on held-out prompts, one after the other for each video. A computed
+Needs ``pip install dit-accel[rivals]``. For each DBCache preset, cache-dit runs with the same probe blocks, warmup
+and limit, with and without its TaylorSeer calibrator. Its threshold is searched, on the first videos, so that it
+computes at least as many steps as the preset; then all run on held-out prompts, one by one for each video. A computed
 step is one in which block 6 of 12 runs, counted by a hook in it, the same for all; the figure is the mean over both
 CFG branches.
 """
@@ -15,57 +15,21 @@ import argparse
 import contextlib
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import cache_dit
-import torch
+from demo_bench import NUM_STEPS, Bench
 from rows import Row, demo_row, write_rows
-from torch import Tensor
 
-from dit_accel import DEMO_INPUTS, DBCacheConfig, enable_acceleration, load_demo_pipeline
-from dit_accel._diffusers import DenoiseClock
+from dit_accel import DBCacheConfig, enable_acceleration
 from dit_accel.api import available_presets
 from dit_accel.quality import psnr
 from dit_accel.showcase import HELD_OUT_PROMPTS
 
-NUM_STEPS = 50
-BRANCHES = 2
 SEARCH_ROUNDS, SEARCH_VIDEOS = 6, 4
-
-
-@dataclass
-class Bench:
-    """The pipeline, and what a run of it gives."""
-
-    pipe: Any
-    full: dict[tuple[str, int], tuple[Tensor, float]] = field(default_factory=dict)
-    block_calls: int = 0
-
-    def run(self, prompt: str, seed: int) -> tuple[Tensor, float, float]:
-        """Video [T, C, H, W], seconds of the denoising loop, computed steps a branch."""
-        self.block_calls = 0
-        with DenoiseClock(self.pipe) as clock:
-            frames = self.pipe(
-                prompt=prompt,
-                num_inference_steps=NUM_STEPS,
-                generator=torch.Generator().manual_seed(seed),
-                output_type="pt",
-                **DEMO_INPUTS,
-            ).frames[0]
-        return frames, clock.seconds, self.block_calls / BRANCHES
-
-    def note(self, *_: Any) -> None:
-        self.block_calls += 1
-
-
-@contextlib.contextmanager
-def dit_accel_preset(pipe: Any, preset: str) -> Iterator[None]:
-    """A preset of ours."""
-    with enable_acceleration(pipe, preset):
-        yield
 
 
 @contextlib.contextmanager
@@ -96,7 +60,7 @@ def search_threshold(bench: Bench, like: DBCacheConfig, steps: float, videos: li
     for _ in range(SEARCH_ROUNDS):
         middle = (low + high) / 2
         with rival(bench.pipe, like, middle, has_taylor=has_taylor):
-            computed = statistics.fmean(bench.run(*video)[2] for video in videos)
+            computed = statistics.fmean(bench.run(*video).computed_steps for video in videos)
         low, high = (middle, high) if computed >= steps else (low, middle)
     return low
 
@@ -107,22 +71,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102])
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    pipe = load_demo_pipeline()
-    pipe.set_progress_bar_config(disable=True)
-    bench = Bench(pipe)
-    pipe.transformer.blocks[6].ffn.register_forward_hook(bench.note)
+    bench = Bench.load()
+    pipe = bench.pipe
     videos = [(prompt, seed) for prompt, seed in product(HELD_OUT_PROMPTS, args.seeds)]
     methods: dict[str, Any] = {}
     for preset in [name for name in available_presets(pipe) if name.startswith("dbcache")]:
         with enable_acceleration(pipe, preset) as acceleration:
             (config,) = acceleration.configs
-            steps = statistics.fmean(bench.run(*video)[2] for video in videos[:SEARCH_VIDEOS])
-        methods[f"dit_accel {preset}"] = (config, lambda preset=preset: dit_accel_preset(pipe, preset))
+            steps = statistics.fmean(bench.run(*video).computed_steps for video in videos[:SEARCH_VIDEOS])
+        methods[f"dit_accel {preset}"] = (config, partial(enable_acceleration, pipe, preset))
         for name, has_taylor in (("cache-dit", False), ("cache-dit TaylorSeer", True)):
             threshold = search_threshold(bench, config, steps, videos[:SEARCH_VIDEOS], has_taylor)
             methods[f"{name} like {preset}"] = (
                 {"residual_diff_threshold": threshold},
-                lambda c=config, t=threshold, h=has_taylor: rival(pipe, c, t, has_taylor=h),
+                partial(rival, pipe, config, threshold, has_taylor=has_taylor),
             )
     figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in methods}
     for video in videos:
