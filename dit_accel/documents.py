@@ -41,11 +41,11 @@ def read_bytes(path: Path, max_bytes: int, error: type[DitAccelError], what: str
             is_file = stat.S_ISREG(status.st_mode)
             content = file.read(max_bytes + 1) if is_file and status.st_size <= max_bytes else b""
     except (FileNotFoundError, NotADirectoryError):
-        raise error(f"There is no {what} file at {path}.") from None
+        raise error(f"There is no {what} file at {path!s:.300}.") from None
     except IsADirectoryError:
         raise error(f"{path} is a directory. Give the path of a {what} file.") from None
     except (OSError, ValueError) as problem:  # ValueError: a path that no file can have
-        raise error(f"{str(path)!r} cannot be read as a {what}: {problem}.") from None
+        raise error(f"{str(path)!r:.300} cannot be read as a {what}: {_reason(problem)}.") from None
     if not is_file:  # a device or a pipe could be read for ever
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise error(f"{path} is {kind}. Give the path of a {what} file.")
@@ -54,6 +54,11 @@ def read_bytes(path: Path, max_bytes: int, error: type[DitAccelError], what: str
             f"{path} is {status.st_size:,} bytes; a {what} file has at most {max_bytes:,}. Is it the right file?"
         )
     return content
+
+
+def _reason(problem: Exception) -> str:
+    """What went wrong, without the path that an OSError names again."""
+    return (isinstance(problem, OSError) and problem.strerror) or str(problem)
 
 
 def read_json_file(path: Path, max_bytes: int, error: type[DitAccelError], what: str) -> str:
@@ -174,7 +179,9 @@ def save_file(path: Path, text: str, error: type[DitAccelError], what: str) -> N
     try:
         write_atomically(path, text)
     except (OSError, ValueError) as problem:
-        raise error(f"The {what} cannot be written to {str(path)!r}: {problem}. Give another path.") from None
+        raise error(
+            f"The {what} cannot be written to {str(path)!r:.300}: {_reason(problem)}. Give another path."
+        ) from None
 
 
 def write_atomically(path: Path, text: str) -> None:

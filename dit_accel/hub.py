@@ -60,14 +60,15 @@ class HubFile:
         try:
             validate_repo_id(self.repo_id)
         except ValueError as problem:
-            raise HubError(f"{quoted(self.repo_id)} is no repository of the Hub: {problem}") from None
+            raise HubError(f"{quoted(self.repo_id)} is no repository of the Hub: {problem!s:.200}") from None
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or self.name.lower() in DEVICE_NAMES:
             raise HubError(
                 f"{quoted(self.name)} cannot be the name of a {self.kind} on the Hub. Use letters, digits, '-' and "
                 "'_', at most 64, beginning with a letter or a digit."
             )
         revision = "main" if self.revision is None else self.revision
-        if not isinstance(revision, str) or not _REVISION.fullmatch(revision) or ".." in revision:
+        is_short = isinstance(revision, str) and len(revision) <= 255
+        if not is_short or not _REVISION.fullmatch(revision) or ".." in revision:
             raise HubError(f"{quoted(self.revision)} is no revision. Use a branch, a tag or a commit.")
 
     @classmethod

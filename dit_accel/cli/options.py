@@ -135,7 +135,9 @@ def _with_files(value: Any) -> Any:
     try:
         return load_video(str(path)) if path.suffix.lower() in _VIDEOS else load_image(str(path))
     except Exception as problem:  # of the library that decodes it
-        raise ConfigError(f"--inputs: {value} cannot be read as a picture or video: {problem}") from None
+        raise ConfigError(
+            f"--inputs: {quoted(value)} cannot be read as a picture or video: {problem!s:.200}"
+        ) from None
 
 
 def steps_input(pipe: DiffusionPipeline, steps: int | None) -> dict[str, int]:
@@ -177,7 +179,8 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     for read in (json.loads, ast.literal_eval):
-        with suppress(ValueError, SyntaxError, RecursionError):
+        # TypeError: a list in a set. MemoryError: what Python's parser says of an expression that is nested too deep.
+        with suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             value = read(text)
             return tuple(value) if isinstance(value, list) else value
     return text
