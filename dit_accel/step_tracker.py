@@ -75,7 +75,8 @@ class StepTracker:
             step = getattr(scheduler, "step_index", None)
         if step is None:
             step, stamp = self._locate(timestep)
-            has_moved = stamp != self._stamp or (key[1] is not None and key in self._calls)
+            is_next = step is None and key[1] is not None and key in self._calls  # off the grid a name tells
+            has_moved = stamp != self._stamp or is_next
         else:
             has_moved = step != self._step
         if has_moved or self._step < 0:

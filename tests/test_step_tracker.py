@@ -195,6 +195,17 @@ def test_a_name_that_comes_again_in_a_step_gets_a_number():
     assert found == 2 * ["cond", "uncond", "cond#1", "cond#2"]
 
 
+def test_a_name_that_comes_again_at_a_time_of_the_grid_gets_a_number_too():
+    """Two passes of one name in a step of a scheduler as DDIM: each has a residual of its own."""
+    pipe = fake_pipe()
+    tracker = StepTracker(pipe)
+    found = []
+    for time in pipe.scheduler.timesteps[:2]:
+        calls = [tracker.observe("transformer", {"name": "cond"}, time) for _ in range(2)]
+        found += [(call.step, call.branch, call.trajectory) for call in calls]
+    assert found == [(0, "cond", 0), (0, "cond#1", 0), (1, "cond", 0), (1, "cond#1", 0)]
+
+
 def test_a_name_that_comes_again_is_the_next_step_where_the_times_do_not_tell():
     """With a name there is no need to count; a scheduler may visit a time twice."""
     tracker = StepTracker(fake_pipe())
