@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dit_accel.profiling.error_graph import ErrorGraph
@@ -34,7 +35,9 @@ def work(workdir, out, slow):
     # Slowed down and logged from outside the product, so that kills fall everywhere and repeats would be seen.
     write = WorkDir.write
     def logged(self, task, errors):
-        time.sleep(float(slow))
+        end = time.process_time() + float(slow)
+        while time.process_time() < end:
+            pass
         write(self, task, errors)
         with open(out.with_suffix(".log"), "a") as log:
             log.write(f"{task}\\n")
@@ -94,6 +97,18 @@ def _snapshot(workdir: Path) -> dict[str, tuple[bytes, int]]:
     return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
 
 
+def wait_for_work(process: psutil.Process, seconds: float) -> None:
+    """Until it has worked so long: on a busy machine nothing may come of the time on the clock."""
+
+    def worked() -> float:
+        times = process.cpu_times()
+        return float(times.user + times.system)
+
+    end = worked() + seconds
+    while worked() < end and process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.005)
+
+
 @pytest.mark.slow
 def test_kills_lose_nothing_and_repeat_nothing(workers: Workers, tmp_path: Path) -> None:
     workers.start(tmp_path / "whole", tmp_path / "whole.json", 0.0)
@@ -107,7 +122,7 @@ def test_kills_lose_nothing_and_repeat_nothing(workers: Workers, tmp_path: Path)
         pid = workers.start(workdir, out, 0.15)
         while not ready.exists():
             time.sleep(0.01)
-        time.sleep(moments.uniform(0.0, 0.3))
+        wait_for_work(psutil.Process(pid), moments.uniform(0.0, 0.4))
         os.kill(pid, signal.SIGKILL)
         assert workers.wait() == -signal.SIGKILL, "the job must still be running when it is killed; slow it down"
         now = _snapshot(workdir) if workdir.exists() else {}
