@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -74,7 +75,9 @@ def page_charts(report: QualityReport) -> dict[str, Any]:
     metrics = list(dict.fromkeys(name for row in report.rows for name in row.metrics))
     has_frames = any(sample.frames for sample in report.samples)
     has_steps = any(sample.steps for sample in report.samples)
-    with rc_context({"text.parse_math": False, "text.usetex": False}):  # labels come from files
+    # Labels come from files: they are text, of any length, and the browser that draws them has more glyphs than we do.
+    with rc_context({"text.parse_math": False, "text.usetex": False}), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
         return {
             "front": {name: svg(draw_front(report, name, _PAGE)) for name in metrics},
             "frames": {name: svg(draw_frames(report, name, _PAGE)) for name in metrics} if has_frames else {},

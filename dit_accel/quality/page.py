@@ -10,7 +10,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
 
-from ..errors import ConfigError, MissingPackageError
+from ..errors import ConfigError, DitAccelError, MissingPackageError
 from .front import HIGHER_IS_BETTER, goodness
 from .records import UNITS, QualityReport, QualityRow, QualitySample, metric_text, number_text
 from .videos import BASELINE, DIFFERENCE_GAIN, read_video, video_file
@@ -30,9 +30,21 @@ def render(report: QualityReport) -> str:
 
     Raises:
         MissingPackageError: jinja2 or matplotlib is not installed.
-        ConfigError: a video of the report is missing in its folder.
+        ConfigError: a video of the report is missing in its folder, or the report holds what cannot be shown.
     """
     require_packages()
+    try:
+        return _rendered(report)
+    except DitAccelError:
+        raise
+    except Exception as problem:  # of jinja2 and matplotlib, at values that a file may hold and no run has
+        raise ConfigError(
+            f"The report holds a value that cannot be shown ({type(problem).__name__}: {problem}). Write its file "
+            "with QualityReport.to_json."
+        ) from problem
+
+
+def _rendered(report: QualityReport) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     from .charts import page_charts
