@@ -5,19 +5,25 @@ VENV ?= .venv
 # Pinned so that set-up is reproducible. Any torch>=2.10 works: make demo TORCH_VERSION=2.12.0
 TORCH_VERSION ?= 2.13.0
 WORKDIR ?= build/digits-wan
-PYTEST_WORKERS ?= 2
+JOBS ?= 2
+PYTEST_WORKERS ?= $(JOBS)
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
+# What pip would do one by one, on all processors. Files that are not for this Python are left out, as pip does.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 "$(VENV)/lib" || true
+# Some verbs side by side. The output of each comes in one piece, and one that fails fails the whole.
+BESIDE := $(MAKE) --no-print-directory --jobs $(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 # A stamp is written when an install has finished; an interrupted one leaves none and is done again.
 TORCH_STAMP := $(VENV)/.installed-torch-$(TORCH_VERSION)
 DEMO_STAMP := $(VENV)/.installed-demo
 DEV_STAMP := $(VENV)/.installed-dev
-NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+# Backwards, because the last ones take longest.
+NOTEBOOKS := $(shell ls -r notebooks/*.ipynb)
+EXECUTIONS := $(NOTEBOOKS:%=execute/%)
 
 .DEFAULT_GOAL := help
-.NOTPARALLEL:
-.PHONY: help demo test lint typecheck docs unit notebooks train-demo-model clean
+.PHONY: help demo test lint typecheck docs unit notebooks train-demo-model clean $(EXECUTIONS)
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,7 +31,9 @@ help: ## Show this list
 demo: $(DEMO_STAMP) ## Set up .venv and run the embedded model against every preset
 	$(BIN)/dit-accel demo
 
-test: lint typecheck docs unit notebooks ## Set up .venv and run every check: the five verbs below
+test: $(DEV_STAMP) ## Set up .venv and run every check: the five verbs below
+	+$(BESIDE) lint typecheck docs $(EXECUTIONS)
+	$(MAKE) --no-print-directory unit
 
 lint: $(DEV_STAMP) ## Ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -46,7 +54,10 @@ unit: $(DEV_STAMP) ## Pytest, including the wheel and sdist checks
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 notebooks: $(DEV_STAMP) ## Execute every notebook, leaving the files as they are
-	$(if $(NOTEBOOKS),OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter execute --timeout=600 $(NOTEBOOKS),@echo "There are no notebooks.")
+	+$(BESIDE) $(EXECUTIONS)
+
+$(EXECUTIONS): execute/%: $(DEV_STAMP)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python notebooks/execute.py $*
 
 train-demo-model: $(DEMO_STAMP) ## Train the embedded model from nothing (about an hour on two cores; resumes)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 \
@@ -70,8 +81,10 @@ $(TORCH_STAMP):
 $(DEMO_STAMP): $(TORCH_STAMP) pyproject.toml setup.py
 	$(PIP) --editable ".[report]" "scikit-image>=0.24"
 	$(PIP) --no-deps "lpips>=0.1.4" "stlpips_pytorch>=0.0.2"
+	@$(COMPILE)
 	@touch $@
 
 $(DEV_STAMP): $(DEMO_STAMP)
 	$(PIP) --editable ".[dev,docs,notebooks,report]"
+	@$(COMPILE)
 	@touch $@
