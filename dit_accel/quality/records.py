@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -124,7 +125,9 @@ class QualityReport:
         save_file(Path(path), self._to_text(), ConfigError, "report")
 
     def _to_text(self) -> str:
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
+        # Half of a surrogate pair, which JSON can hold and UTF-8 cannot, stays escaped.
+        return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
 
     def push_to_hub(self, repo_id: str, name: str, *, revision: str | None = None, **options: Any) -> CommitInfo:
         """Commit the report to a model repository of the Hub, as ``dit_accel/NAME.report.json``, without videos.

@@ -47,7 +47,7 @@ INPUTS = (
     st.builds(edit_text, st.sampled_from(ASSIGNMENTS), TEXT_EDITS)
     | st.lists(BITS, max_size=12).map(lambda bits: "x=" + "".join(bits))
 )
-@examples(900)
+@examples(450)
 def test_any_assignment_is_read_or_refused(text: str) -> None:
     found = outcome(lambda: parse_overrides([text]), kind=ConfigError)
     assert found is None or list(found) == [text.partition("=")[0]]
@@ -61,7 +61,7 @@ def test_deep_expressions_are_texts(value: str) -> None:
 
 
 @given(TREE_EDITS, TEXT_EDITS, NUMBERS)
-@examples(600)
+@examples(300)
 def test_any_inputs_are_read_or_refused(edits: list[Edit], text_edits: list[Edit], choice: int) -> None:
     text = broken(INPUTS, edits, text_edits if choice % 4 == 0 else [])
     found = outcome(lambda: pipeline_inputs("demo", text), kind=ConfigError, says="--inputs")
@@ -73,14 +73,14 @@ def test_any_inputs_are_read_or_refused(edits: list[Edit], text_edits: list[Edit
         st.sampled_from(["--seeds", "--budget", "-1", "-x", "", "a", "--", "--seeds=1", "\0"]) | st.text(max_size=3)
     )
 )
-@examples(300)
+@examples(150)
 def test_lists_are_spread_without_loss(words: list[str]) -> None:
     spread = spread_lists(words, {"--seeds"})
     assert [word for word in spread if word != "--seeds"] == [word for word in words if word != "--seeds"]
 
 
 @given(st.text() | st.sampled_from(["\ufeff", "\x85", "\u2028\n"]), NUMBERS)
-@examples(200)
+@examples(100)
 def test_any_file_of_prompts(tmp_path_factory: pytest.TempPathFactory, text: str, choice: int) -> None:
     path = tmp_path_factory.getbasetemp() / "prompts.txt"
     path.write_bytes(encoded(text, choice))
@@ -105,7 +105,7 @@ OPTIONS = {
     ),
     st.none() | TREE_EDITS,
 )
-@examples(300)
+@examples(150)
 def test_plan_ends_in_a_schedule_or_one_line(
     tmp_path_factory: pytest.TempPathFactory, options: dict[str, str], edits: list[Edit] | None
 ) -> None:

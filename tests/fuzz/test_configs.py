@@ -81,19 +81,19 @@ def check(kind: type, values: dict[str, Any]) -> None:
 
 
 @given(given_fields(DBCacheConfig))
-@examples(900)
+@examples(450)
 def test_dbcache(fields: dict[str, str]) -> None:
     check(DBCacheConfig, make_all(fields))
 
 
 @given(given_fields(SVG2Config))
-@examples(1200)
+@examples(600)
 def test_svg2(fields: dict[str, str]) -> None:
     check(SVG2Config, make_all(fields))
 
 
 @given(st.none() | st.sampled_from(NAMES).map(repr) | anything(), given_fields(LeMiCaConfig))
-@examples(400)
+@examples(200)
 def test_lemica(schedule: str | None, fields: dict[str, str]) -> None:
     check(LeMiCaConfig, {"schedule": SCHEDULE if schedule is None else make(schedule), **make_all(fields)})
 
@@ -110,7 +110,7 @@ def test_every_value_in_every_field(kind: type) -> None:
 @given(
     st.dictionaries(st.sampled_from([field.name for field in dataclasses.fields(SVG2Config)]) | st.text(), anything())
 )
-@examples(400)
+@examples(200)
 def test_any_config_of_sparse_steps(config: dict[str, str]) -> None:
     schedule = CacheSchedule(10, (0, 4), {"name": "mine"}, sparse=SparseSteps((0, 4), make_all(config)))
     outcome(lambda: LeMiCaConfig(schedule), kind=ConfigError)

@@ -81,7 +81,7 @@ def check(graph: ErrorGraph | None, path: Path) -> None:
 
 
 @given(st.sampled_from([FIRST, SECOND, SECOND, SECOND]), TREE_EDITS, TEXT_EDITS, NUMBERS)
-@examples(1200)
+@examples(600)
 def test_a_damaged_file_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, text: str, edits: list[Edit], text_edits: list[Edit], choice: int
 ) -> None:
@@ -104,7 +104,7 @@ FIELDS = {
     of(st.floats(0, 3)),
     st.fixed_dictionaries({}, optional=FIELDS),
 )
-@examples(900)
+@examples(450)
 def test_any_arguments_are_taken_or_refused(
     tmp_path_factory: pytest.TempPathFactory, num_steps: str, edge: str, error: str, others: dict[str, str]
 ) -> None:
@@ -134,7 +134,7 @@ def test_any_arguments_are_taken_or_refused(
     ),
     st.sampled_from(["times"] * 7) | anything(),
 )
-@examples(600)
+@examples(300)
 def test_any_actions_are_taken_or_refused(times: dict[str, str], others: dict[str, str], instead: str) -> None:
     values = {"milliseconds": make_all(times) if instead == "times" else make(instead), **make_all(others)}
     actions = outcome(lambda: StepActions(**values), kind=GraphError)
@@ -150,7 +150,7 @@ OBJECTIVES = of(st.sampled_from(["lexicographic-minimax", "sum-power", "minimax"
     st.dictionaries(st.sampled_from(LIMITS), of(st.integers(1, 20)), min_size=1, max_size=2),
     st.fixed_dictionaries({}, optional={"objective": OBJECTIVES, "power": of(st.floats(0.1, 9))}),
 )
-@examples(900)
+@examples(450)
 def test_any_options_of_plan_are_taken_or_refused(limits: dict[str, str], options: dict[str, str]) -> None:
     values = make_all({**limits, **options})
     schedule = outcome(lambda: plan(GRAPH, **values), kind=GraphError)
@@ -159,7 +159,7 @@ def test_any_options_of_plan_are_taken_or_refused(limits: dict[str, str], option
 
 
 @given(st.fixed_dictionaries({}, optional={"num_steps": of(st.integers(3, 12)), "shift": of(st.floats(0.5, 8))}))
-@examples(300)
+@examples(150)
 def test_any_grid_is_resampled_or_refused(options: dict[str, str]) -> None:
     values = make_all(options)
     found = outcome(lambda: GRAPH.resample(**values), kind=DitAccelError)

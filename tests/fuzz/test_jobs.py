@@ -102,7 +102,7 @@ def check(job: JobFile | None) -> None:
 
 
 @given(LINE_EDITS, TEXT_EDITS, NUMBERS)
-@examples(1200)
+@examples(600)
 def test_a_damaged_file_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, edits: list[Edit], text_edits: list[Edit], choice: int
 ) -> None:
@@ -137,7 +137,7 @@ ARGUMENTS: dict[str, st.SearchStrategy[str]] = {
         lambda names: st.fixed_dictionaries({name: ARGUMENTS[name] for name in names})
     ),
 )
-@examples(1000)
+@examples(500)
 def test_any_arguments_are_taken_or_refused(prompts: str, num_steps: str, others: dict[str, str]) -> None:
     values = {"prompts": make(prompts), "num_inference_steps": make(num_steps), **make_all(others)}
     before = same(values)
@@ -153,14 +153,14 @@ def test_any_arguments_are_taken_or_refused(prompts: str, num_steps: str, others
     | st.from_regex(r"[0-9]{0,7}/[0-9]{0,7}")
     | st.sampled_from(["auto", "1/2 ", "\u0661/2", "9" * 5000])
 )
-@examples(200)
+@examples(100)
 def test_any_shard_is_taken_or_refused(text: str) -> None:
     share = outcome(lambda: Shard.parse(text, {}), kind=ConfigError)
     assert share is None or 0 <= share.index < share.count
 
 
 @given(st.dictionaries(st.sampled_from(["RANK", "WORLD_SIZE", "LOCAL_RANK"]), st.integers(-1, 9).map(str) | st.text()))
-@examples(200)
+@examples(100)
 def test_any_launcher_is_taken_or_refused(environment: dict[str, str]) -> None:
     share = outcome(lambda: Shard.parse("auto", environment), kind=ConfigError)
     assert share is None or 0 <= share.index < share.count

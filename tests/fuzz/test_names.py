@@ -50,7 +50,7 @@ def is_harmless(file: HubFile) -> bool:
 
 
 @given(edited(REFERENCES))
-@examples(700)
+@examples(350)
 def test_any_reference_is_taken_or_refused(reference: str) -> None:
     file = outcome(lambda: HubFile.parse(reference), kind=HubError)
     if file is not None:
@@ -62,7 +62,7 @@ def test_any_reference_is_taken_or_refused(reference: str) -> None:
     of(st.from_regex(r"[a-z_-]{1,9}", fullmatch=True)),
     of(st.sampled_from([None, "v1", "a/b"])),
 )
-@examples(500)
+@examples(250)
 def test_any_part_of_a_reference_is_taken_or_refused(repo_id: str, name: str, revision: str) -> None:
     parts = make(repo_id), make(name), make(revision)
     file = outcome(lambda: HubFile("report", *parts), kind=HubError)
@@ -71,7 +71,7 @@ def test_any_part_of_a_reference_is_taken_or_refused(repo_id: str, name: str, re
 
 
 @given(edited(REFERENCES).map(repr) | anything())
-@examples(600)
+@examples(300)
 def test_any_source_of_a_schedule_is_taken_or_refused(source: str) -> None:
     value = make(source)
     found = outcome(lambda: CacheSchedule.resolve(value), kind=DitAccelError)
@@ -102,7 +102,7 @@ WANTED = edited(NAMES).map(repr) | st.sampled_from(NAMES).map(repr) | anything()
     ),
     NUMBERS,
 )
-@examples(900)
+@examples(450)
 def test_anything_is_enabled_or_refused(pipe: Any, wanted: list[str], overrides: dict[str, str], kind: int) -> None:
     items, options = [make(item) for item in wanted], make_all(overrides)
     items = [items] if kind % 4 == 0 else items

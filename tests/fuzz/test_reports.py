@@ -41,13 +41,12 @@ def check(report: QualityReport | None, path: Path) -> None:
     if report is None:
         return
     assert report.to_markdown().count("\n") >= 2 + len(report.rows)
-    if outcome(lambda: report.to_json(path) or True, kind=ConfigError):  # type: ignore[func-returns-value]
-        again = QualityReport.load(path)
-        assert again.to_dict() == report.to_dict()
+    report.to_json(path)
+    assert QualityReport.load(path).to_dict() == report.to_dict()
 
 
 @given(st.sampled_from([_first(), SECOND]), TREE_EDITS, TEXT_EDITS, NUMBERS)
-@examples(1300)
+@examples(650)
 def test_a_damaged_file_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, text: str, edits: list[Edit], text_edits: list[Edit], choice: int
 ) -> None:

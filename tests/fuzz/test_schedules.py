@@ -43,7 +43,7 @@ def check(schedule: CacheSchedule | None) -> None:
 
 
 @given(st.sampled_from(DOCUMENTS), TREE_EDITS)
-@examples(1500)
+@examples(750)
 def test_a_changed_document_is_read_or_refused(text: str, edits: list[Edit]) -> None:
     check(
         outcome(lambda: CacheSchedule.from_json(broken(text, edits), origin="mine"), kind=ScheduleError, says="mine")
@@ -51,7 +51,7 @@ def test_a_changed_document_is_read_or_refused(text: str, edits: list[Edit]) -> 
 
 
 @given(st.sampled_from(DOCUMENTS), st.none() | TREE_EDITS, TEXT_EDITS, NUMBERS)
-@examples(600)
+@examples(300)
 def test_a_damaged_file_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, text: str, edits: list[Edit] | None, text_edits: list[Edit], choice: int
 ) -> None:
@@ -63,7 +63,7 @@ def test_a_damaged_file_is_read_or_refused(
 
 
 @given(st.text() | st.text(alphabet='{}[]",:0123456789eE.-truefalsn\\'))
-@examples(200)
+@examples(100)
 def test_any_text_is_refused(text: str) -> None:
     assert outcome(lambda: CacheSchedule.from_json(text), kind=ScheduleError, says="text ") is None
 
@@ -72,7 +72,7 @@ STEPS = of(st.lists(st.integers(0, 12), max_size=4).map(lambda steps: sorted({0,
 
 
 @given(of(st.integers(2, 12)), STEPS, st.dictionaries(st.sampled_from([*ACTIONS, "provenance"]), anything()))
-@examples(1000)
+@examples(500)
 def test_any_arguments_are_taken_or_refused(num_steps: str, compute_steps: str, others: dict[str, str]) -> None:
     values = [make(num_steps), make(compute_steps), make_all(others)]
     before = same(values)
@@ -88,7 +88,7 @@ def test_any_arguments_are_taken_or_refused(num_steps: str, compute_steps: str, 
     of(st.integers(0, 2)),
     of(st.sampled_from([{}, {"top_p": 0.5}, {"x": [1]}])),
 )
-@examples(1000)
+@examples(500)
 def test_any_actions_are_taken_or_refused(
     step: str, weights: str, partial: str, sparse: str, blocks: str, config: str
 ) -> None:

@@ -54,7 +54,7 @@ def read_all(path: Path) -> list[Any]:
 
 
 @given(st.sampled_from(FILES), TREE_EDITS, TEXT_EDITS, NUMBERS)
-@examples(900)
+@examples(450)
 def test_a_damaged_result_is_refused_or_read(
     finished: Path, name: str, edits: list[Edit], text_edits: list[Edit], choice: int
 ) -> None:
@@ -73,7 +73,7 @@ def test_a_damaged_result_is_refused_or_read(
 
 
 @given(st.integers(0, 2000), st.integers(0, 5), st.integers(0, 255))
-@examples(400)
+@examples(200)
 def test_a_damaged_trajectory_is_refused_or_read(finished: Path, at: int, kind: int, byte: int) -> None:
     path = finished / "trajectory-000.safetensors"
     data = path.read_bytes()
@@ -88,7 +88,7 @@ def test_a_damaged_trajectory_is_refused_or_read(finished: Path, at: int, kind: 
 
 
 @given(st.text(alphabet="0123456789-.jsonhldfite\u0663", max_size=24))
-@examples(200)
+@examples(100)
 def test_any_file_name_beside_the_results(finished: Path, name: str) -> None:
     path = finished / "rollouts" / f"{name}.json"
     if path.exists() or len(path.name.encode()) > 200:
