@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from ._diffusers import denoisers_of, refuse_native_cache, refuse_running_elsewhere
+from ._diffusers import denoisers_of, find_blocks, keep_exclusive, refuse_other_caches, refuse_running_elsewhere
 from .cache.install import install_dbcache
 from .configs import Config, DBCacheConfig, LeMiCaConfig, SVG2Config
 from .documents import quoted
@@ -32,6 +32,7 @@ _INSTALLERS: dict[type, Installer] = {
     DBCacheConfig: install_dbcache,
     LeMiCaConfig: install_lemica,
 }
+_MAX_DEPTH = 20  # of sequences of presets in one another
 _HANDLE = "_dit_accel_acceleration"  # attribute on each denoiser while it is accelerated
 
 
@@ -133,7 +134,8 @@ def enable_acceleration(
             config has, limits beside a preset or an override, or probe and corrector blocks that leave nothing to
             cache.
         NoRecommendationError: nothing was measured of this model, or no preset meets the limits.
-        AlreadyAcceleratedError: the pipeline, or one that shares its denoiser, is accelerated already.
+        AlreadyAcceleratedError: the pipeline, or one that shares its denoiser, is accelerated already, or has a cache
+            of diffusers or cache-dit enabled.
         ConcurrentUseError: another thread is in a call of a pipeline with the same denoiser.
         ScheduleMismatchError: a schedule was planned for another family of pipelines.
         HubError, ScheduleError: a schedule cannot be had from the Hub, or is not valid.
@@ -168,20 +170,13 @@ def enable_acceleration(
             for name in denoisers:
                 installation.observe_runs(name, lambda run: StepCounter(run.record))
         installation.start()
+        for name, denoiser in denoisers.items():
+            undo.callback(keep_exclusive(denoiser, find_blocks(name, denoiser, spec.denoisers[name])))
         acceleration = Acceleration(configs, recommendation, installation, undo.pop_all())
     for denoiser in denoisers.values():
-        for name, value in ((_HANDLE, acceleration), ("__reduce_ex__", _refuse_copy)):
-            setattr(denoiser, name, value)
-            acceleration._undo.callback(delattr, denoiser, name)
+        setattr(denoiser, _HANDLE, acceleration)
+        acceleration._undo.callback(delattr, denoiser, _HANDLE)
     return acceleration
-
-
-def _refuse_copy(protocol: int) -> NoReturn:
-    """What `copy.deepcopy`, `pickle` and `torch.save` call on an accelerated denoiser."""
-    raise AlreadyAcceleratedError(
-        "An accelerated denoiser cannot be copied or pickled: the copy would run the blocks of the original. Call "
-        ".disable() on the handle first, and enable acceleration on the copy. save_pretrained is right as it is."
-    )
 
 
 def _recommended(
@@ -194,8 +189,8 @@ def _recommended(
     if wanted or overrides:
         beside = ", ".join([*map(quoted, wanted), *overrides])
         raise ConfigError(
-            f"Limits ({', '.join(given)}) choose a preset as it was measured, and {beside} was given besides. Leave "
-            "that out, or name a preset without limits; dit_accel.recommend.recommend(pipe, ...) tells which."
+            f"Limits ({', '.join(given)}) choose a preset as it was measured, and {beside:.200} was given besides. "
+            "Leave that out, or name a preset without limits; dit_accel.recommend.recommend(pipe, ...) tells which."
         )
     from .recommend import recommend
 
@@ -203,14 +198,14 @@ def _recommended(
 
 
 def refuse_accelerated(pipe: DiffusionPipeline, denoisers: dict[str, nn.Module]) -> None:
-    """Raise `AlreadyAcceleratedError` if one of ``denoisers`` is accelerated, or has a diffusers cache enabled."""
+    """Raise `AlreadyAcceleratedError` if one of ``denoisers`` is accelerated, or has another cache."""
     for name, denoiser in denoisers.items():
         if hasattr(denoiser, _HANDLE):
             raise AlreadyAcceleratedError(
                 f"{type(pipe).__name__}.{name} is already accelerated, with {getattr(denoiser, _HANDLE).configs}. "
                 "Call disable_acceleration(pipe), or .disable() on its handle, first."
             )
-    refuse_native_cache(pipe, denoisers)
+    refuse_other_caches(pipe, denoisers)
 
 
 def disable_acceleration(pipe: DiffusionPipeline) -> None:
@@ -234,7 +229,7 @@ def available_presets(pipe: DiffusionPipeline) -> list[str]:
     return sorted(presets_of(pipe))
 
 
-def _flatten(pipe: DiffusionPipeline, wanted: Sequence[Any]) -> list[Config]:
+def _flatten(pipe: DiffusionPipeline, wanted: Sequence[Any], depth: int = 0) -> list[Config]:
     """Presets and configs, nested or joined by ``+``, as a flat list of configs."""
     presets = presets_of(pipe)
     configs: list[Config] = []
@@ -249,18 +244,18 @@ def _flatten(pipe: DiffusionPipeline, wanted: Sequence[Any]) -> list[Config]:
                 if name not in presets:
                     raise _unknown_preset(type(pipe).__name__, name, sorted(presets))
                 configs += presets[name]()
-        elif isinstance(item, Sequence):
-            configs += _flatten(pipe, item)
+        elif isinstance(item, Sequence) and depth < _MAX_DEPTH:
+            configs += _flatten(pipe, item, depth + 1)
         else:
             allowed = ", ".join(kind.__name__ for kind in _INSTALLERS)
             raise ConfigError(
-                f"{item!r:.80} is neither a preset name nor a config. Use a string or one of: {allowed}."
+                f"{quoted(item)} is neither a preset name nor a config. Use a string or one of: {allowed}."
             )
     return configs
 
 
 def _unknown_preset(pipeline: str, name: str, known: list[str]) -> UnknownPresetError:
-    message = f"{pipeline} has no preset {name!r}. Presets: {', '.join(known)}.{did_you_mean(name, known)}"
+    message = f"{pipeline} has no preset {quoted(name)}. Presets: {', '.join(known)}.{did_you_mean(name, known)}"
     if name.startswith("lemica") and not any(preset.startswith("lemica") for preset in known):
         message += (
             " No LeMiCa schedule ships for a denoiser of this configuration. Profile the model with 'dit-accel "
@@ -289,7 +284,7 @@ def _overridden(configs: tuple[Config, ...], overrides: dict[str, Any]) -> tuple
     unknown = sorted(set(overrides) - allowed)
     if unknown:
         raise ConfigError(
-            f"No config has {', '.join(unknown)}. Fields that can be overridden: {', '.join(sorted(allowed))}."
+            f"No config has {', '.join(unknown):.200}. Fields that can be overridden: {', '.join(sorted(allowed))}."
         )
     return tuple(_replaced(config, overrides) for config in configs)
 

@@ -15,10 +15,10 @@ from .calls import (
     eager,
     observe_calls,
     output_tensors,
-    refuse_native_cache,
     replace_tensors,
 )
 from .clock import DenoiseClock
+from .exclusive import keep_exclusive, refuse_other_caches
 from .parallel import rank_sum, refuse_ring
 
 __all__ = [
@@ -35,10 +35,11 @@ __all__ = [
     "find_blocks",
     "is_bypassed",
     "is_perturbed",
+    "keep_exclusive",
     "observe_calls",
     "output_tensors",
     "rank_sum",
-    "refuse_native_cache",
+    "refuse_other_caches",
     "refuse_ring",
     "refuse_running_elsewhere",
     "replace_tensors",

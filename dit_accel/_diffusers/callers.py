@@ -34,13 +34,13 @@ class Caller(NamedTuple):
 
 def calls_here() -> list[Caller]:
     """The calls of pipelines that this thread is in, the innermost first."""
-    return list(_calls(sys._getframe(1)))
+    return list(_calls(sys._getframe(1), is_here=True))
 
 
 def calls_elsewhere() -> list[Caller]:
     """The calls of pipelines that other threads are in."""
     here = threading.get_ident()
-    return [call for ident, frame in _frames().items() if ident != here for call in _calls(frame)]
+    return [call for ident, frame in _frames().items() if ident != here for call in _calls(frame, is_here=False)]
 
 
 def _frames() -> dict[int, FrameType]:
@@ -59,13 +59,27 @@ def _frames() -> dict[int, FrameType]:
                 gc.enable()
 
 
-def _calls(frame: FrameType | None) -> Iterator[Caller]:
+def _calls(frame: FrameType | None, *, is_here: bool) -> Iterator[Caller]:
     while frame is not None:
         if frame.f_code.co_name == "__call__":
-            found = frame.f_locals.get("self")
+            found = _self_of(frame, is_here=is_here)
             if isinstance(found, ConfigMixin) and hasattr(found, "scheduler"):  # also a modular pipeline
                 yield Caller(found, id(frame))
         frame = frame.f_back
+
+
+def _self_of(frame: FrameType, *, is_here: bool) -> Any:
+    """``self`` of a method that is running; ``is_here``: in this thread.
+
+    CPython before 3.13 copies all locals to tell one, and keeps the copy with the frame: noise predictions and latents
+    of the last step would be held while the VAE decodes. So the copy is emptied, if nobody else may be looking at it.
+    """
+    values: Any = frame.f_locals
+    found = values.get("self")
+    # Referred to by the frame, by the name here and by the argument: the method itself has not asked for its locals.
+    if is_here and isinstance(values, dict) and frame.f_trace is None and sys.getrefcount(values) == 3:
+        values.clear()
+    return found
 
 
 def refuse_running_elsewhere(denoisers: Iterable[nn.Module], what: str) -> None:

@@ -13,7 +13,6 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
-from ..errors import AlreadyAcceleratedError
 from ..step_tracker import DenoiserCall
 from .blocks import Undo
 
@@ -49,16 +48,6 @@ def denoisers_of(pipe: DiffusionPipeline, names: Iterable[str]) -> dict[str, nn.
     """The denoisers that are present, by attribute name, without compile or distributed wrappers."""
     found = {name: getattr(pipe, name, None) for name in names}
     return {name: unwrap_module(module) for name, module in found.items() if module is not None}
-
-
-def refuse_native_cache(pipe: DiffusionPipeline, denoisers: dict[str, nn.Module]) -> None:
-    """Raise `AlreadyAcceleratedError` if diffusers' own cache is enabled on a denoiser."""
-    for name, module in denoisers.items():
-        if getattr(module, "is_cache_enabled", False):
-            raise AlreadyAcceleratedError(
-                f"{type(pipe).__name__}.{name} has a diffusers cache enabled. "
-                f"Call pipe.{name}.disable_cache() before enable_acceleration."
-            )
 
 
 def observe_calls(
