@@ -49,10 +49,9 @@ def read_bytes(path: Path, max_bytes: int, error: type[DitAccelError], what: str
     if not is_file:  # a device or a pipe could be read for ever
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise error(f"{path} is {kind}. Give the path of a {what} file.")
-    if max(status.st_size, len(content)) > max_bytes:
-        raise error(
-            f"{path} is {status.st_size:,} bytes; a {what} file has at most {max_bytes:,}. Is it the right file?"
-        )
+    size = max(status.st_size, len(content))
+    if size > max_bytes:
+        raise error(f"{path} is {size:,} bytes; a {what} file has at most {max_bytes:,}. Is it the right file?")
     return content
 
 
