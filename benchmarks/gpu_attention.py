@@ -12,6 +12,7 @@ import torch
 from gpu_checks import check_backend
 from gpu_clock import Call, OutOfTimeError, ratios, spread
 from gpu_parts import QUESTION, Suite, attempt, not_measured
+from svg2_flex import BLOCK, PositionalFlex
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -36,8 +37,8 @@ SIZES = (
     ("Wan 2.1 14B", 8192),
 )
 DENSITIES = (0.3, 0.1, 0.2, 0.5)
-BACKEND_SIZE, BACKEND_DENSITY = ("Wan 2.1 1.3B", 32760), 0.3
-OTHER_BACKENDS = ("flex", "flashinfer")
+BACKEND_SIZE, BACKEND_DENSITY = ("Wan 2.1 1.3B", 32768), 0.3  # whole blocks of 128
+OTHER_BACKENDS, POSITIONAL = ("flashinfer", "flex"), "FlexAttention, positional blocks"
 COMPILE_SECONDS = 60  # that a backend may need before its first call returns
 GROUPS, DRIFT = 48, 0.1
 SMOKE_SIZES, SMOKE_HEADS, SMOKE_DIM = (("Wan 2.1 1.3B", 256),), 2, 32
@@ -174,19 +175,34 @@ def against_dense(
     suite: Suite, given: Setup, density: float, backend: str, fastest: str, calls: dict[str, Call], **changes: Any
 ) -> Row:
     """`svg2_attention` in turn with the fastest dense kernel and torch's own choice."""
-    warm, default = Warm(given, density, backend, **changes), next(iter(calls))
-    times = suite.clock.time({"svg2": warm, **{name: calls[name] for name in dict.fromkeys((fastest, default))}})
-    ratio, figures = ratios(times[fastest], times["svg2"])
-    figures["speedup_to_sdpa"] = ratios(times[default], times["svg2"])[0]
-    more = {"ratio": ratio, "budget": {"density": warm.density}, "figures": figures}
-    setting = {"backend": backend, "baseline": fastest, **changes}
+    warm = Warm(given, density, backend, **changes)
     subject = "svg2_attention, no compensation" if changes else "svg2_attention"
-    flops, nbytes = given.floor(warm.density)
-    return row(suite, given, f"{subject}, {backend}", times["svg2"], flops, nbytes, setting=setting, **more)
+    setting = {"backend": backend, **changes}
+    return compared(suite, given, f"{subject}, {backend}", warm, warm.density, fastest, calls, setting)
+
+
+def compared(
+    suite: Suite,
+    given: Setup,
+    subject: str,
+    call: Call,
+    density: float,
+    fastest: str,
+    calls: dict[str, Call],
+    setting: dict[str, Any],
+) -> Row:
+    """``call`` in turn with the fastest dense kernel and torch's own choice."""
+    default = next(iter(calls))
+    times = suite.clock.time({subject: call, **{name: calls[name] for name in dict.fromkeys((fastest, default))}})
+    ratio, figures = ratios(times[fastest], times[subject])
+    figures["speedup_to_sdpa"] = ratios(times[default], times[subject])[0]
+    more = {"ratio": ratio, "budget": {"density": density}, "figures": figures}
+    setting = {**setting, "baseline": fastest}
+    return row(suite, given, subject, times[subject], *given.floor(density), setting=setting, **more)
 
 
 def other_backends(suite: Suite) -> Iterator[Row]:
-    """SVG2 as published with our kernels, and ours with the other backends; those are checked first."""
+    """SVG2 as published with our kernels, ours with the other backends (checked first), and positional blocks."""
     model, num_tokens = SMOKE_SIZES[0] if suite.is_smoke else BACKEND_SIZE
     given = setup(suite, model, num_tokens)
     _, fastest, calls = measure_dense(suite, given)
@@ -197,14 +213,28 @@ def other_backends(suite: Suite) -> Iterator[Row]:
         yield not_measured(f"svg2_attention, no compensation, {own}", problem)
     for name in OTHER_BACKENDS:
         subject = f"svg2_attention, {name}"
-        if suite.is_smoke and name == "flex":
-            yield not_measured(subject, "compiling takes longer than a smoke test may")
-            continue
         try:
-            suite.clock.deadline.require(COMPILE_SECONDS, f"compiling for the backend {name}")
+            _require_compiler(suite, name)
             checked = check_backend(suite, name, load_backend(name, suite.device))
             yield checked
             if not checked.setting:
                 yield against_dense(suite, given, BACKEND_DENSITY, name, fastest, calls)
-        except BackendUnavailableError as problem:
+        except (BackendUnavailableError, OutOfTimeError) as problem:
             yield not_measured(subject, problem)
+    try:
+        _require_compiler(suite, "flex")
+        _, _, heads, dim = given.steps[0][0].shape
+        flex = PositionalFlex(num_tokens, heads, dim, BACKEND_DENSITY, suite.dtype, suite.device)
+        call, density = partial(flex, *given.steps[0]), flex.density(num_tokens)
+        yield compared(suite, given, POSITIONAL, call, density, fastest, calls, {"block": BLOCK})
+    except (BackendUnavailableError, OutOfTimeError) as problem:
+        yield not_measured(POSITIONAL, problem)
+
+
+def _require_compiler(suite: Suite, name: str) -> None:
+    """Raises:
+    BackendUnavailableError, OutOfTimeError: no time for a backend that compiles.
+    """
+    if suite.is_smoke and name == "flex":
+        raise BackendUnavailableError("Compiling takes longer than a smoke test may.")
+    suite.clock.deadline.require(COMPILE_SECONDS, f"compiling for the backend {name}")

@@ -14,6 +14,7 @@ from torch import Tensor
 from dit_accel.configs import SVG2Config
 from dit_accel.sparse import SVG2State, svg2_attention
 from dit_accel.sparse.clusters import Clusters, PseudoTokens, Selection, cluster_mean, cluster_means
+from dit_accel.sparse.probe import probe, probe_rows
 from dit_accel.sparse.select import estimated_logits, select_top_p, stand_in_errors
 from dit_accel.sparse.torch_backend import TorchBackend
 
@@ -80,14 +81,24 @@ class Clustered:
         """[1, H, CQ, CK] float32, query-key pairs of every pair of clusters."""
         return (self.queries.sizes[..., None] * self.keys.sizes[..., None, :]).float()
 
-    def kept(self, top_p: float, *, compensate: bool) -> Tensor:
-        """What `svg2_attention` keeps with this ``top_p``."""
+    @cached_property
+    def estimates(self) -> tuple[Tensor, Tensor]:
+        """[1, H, CQ, CK] both: logits as `svg2_attention` estimates them, and what a stand-in would do wrong."""
         half, scale = self.query_variance / 2, self.case.scale
         logits = estimated_logits(self.query_mean, half, self.pseudo, scale)
-        errors = None
-        if compensate:
-            errors = stand_in_errors(self.query_mean, half, self.pseudo, self.value_variance.sum(-1), scale)
-        return select_top_p(logits, self.queries.sizes, self.keys.sizes, top_p, 0, errors)
+        return logits, stand_in_errors(self.query_mean, half, self.pseudo, self.value_variance.sum(-1), scale)
+
+    @property
+    def worth(self) -> Tensor:
+        """[1, H, CQ, CK], log of the squared error that keeping a pair of clusters spares, for each pair of tokens."""
+        logits, errors = self.estimates
+        return 2 * logits.log_softmax(-1) + errors - self.pseudo.log_size[:, :, None]
+
+    def kept(self, top_p: float, *, compensate: bool) -> Tensor:
+        """What `svg2_attention` keeps with this ``top_p``."""
+        logits, errors = self.estimates
+        sizes = self.queries.sizes, self.keys.sizes
+        return select_top_p(logits, *sizes, top_p, 0, errors if compensate else None)
 
     def kept_as_published(self, top_p: float) -> Tensor:
         """For each cluster of queries, clusters of keys by the mass of centroids, until ``top_p`` is passed."""
@@ -164,6 +175,32 @@ def ours(clustered: Clustered, density: float) -> Result:
     return Result(out, clustered.density(state.kept, with_stand_ins=True), state.kept)
 
 
+def over_all_heads(clustered: Clustered, density: float) -> Result:
+    """`ours`, but pairs of clusters are taken over all heads together: those first whose stand-ins would do most harm.
+
+    The product gives each head the same share of its attention, so that ranks need not tell each other. What that
+    costs is the difference to this.
+    """
+    case = clustered.case
+    by_rank = clustered.worth.flatten().argsort(descending=True)
+    before = clustered.pairs.flatten()[by_rank].double().cumsum(0)
+
+    def kept(pairs: float) -> Tensor:
+        found = torch.zeros(len(by_rank), dtype=torch.bool).scatter(0, by_rank, before <= pairs)
+        return found.view_as(clustered.pairs) & (clustered.pairs > 0)
+
+    def density_of(pairs: float) -> float:
+        return clustered.density(kept(pairs), with_stand_ins=True)
+
+    best = kept(closest(density_of, density, 0.0, float(before[-1])))
+    selection = Selection(clustered.queries, clustered.keys, best, clustered.pseudo)
+    tokens = (case.query, case.key, case.value)
+    rows = probe_rows(clustered.config.probe_rows, 0, case.query.shape[1], case.query.device)
+    probed = probe(*tokens, selection, rows, case.scale)
+    out = BACKEND.attend(*tokens, replace(selection, pseudo=probed.pseudo), case.scale)
+    return Result(out, clustered.density(best, with_stand_ins=True), best)
+
+
 def uncompensated(clustered: Clustered, density: float) -> Result:
     """Our selection, nothing stands for what is dropped."""
     top_p = closest(lambda p: clustered.density(clustered.kept(p, compensate=False)), density)
@@ -226,6 +263,7 @@ PUBLISHED, SORTED = "SVG2 as published", "positional blocks, sorted"
 METHODS: dict[str, Callable[[Clustered, float], Result]] = {
     PUBLISHED: published,
     "dit_accel": ours,
+    "dit_accel, chosen over all heads": over_all_heads,
     "dit_accel, no compensation": uncompensated,
     "positional blocks": positional,
     SORTED: positional_sorted,

@@ -89,3 +89,20 @@ def test_wrong_lists_and_wrong_copies_are_found(gpu_checks: Any, suite: Any, mon
 def test_nan_is_a_failure(gpu_checks: Any, suite: Any) -> None:
     problem = gpu_checks.Problem(suite, torch.float32, 32)
     assert "failed" in problem.row("check", float("nan"), 1e-5).setting
+
+
+def test_every_kernel_runs_alone_as_it_is_timed(gpu_checks: Any, suite: Any) -> None:
+    import gpu_attention
+    import gpu_ops
+
+    given = gpu_attention.setup(suite, "Wan 2.1 1.3B", 64)
+    warm = gpu_attention.Warm(given, 0.3, "triton", num_q_centroids=2, num_k_centroids=6, kmeans_iters_init=1)
+    assert 0.3 <= warm.density < 0.6
+    ops = gpu_ops.ops_of(given, warm, TritonBackend())
+    for name, (call, flops, nbytes) in ops.items():
+        found = call()
+        assert found is not None and flops >= 0 and nbytes > 0, name
+    assert {name for name, (_, flops, _) in ops.items() if flops} == {
+        *("assign, queries", "assign, keys", "attention", "attention with stand-ins")
+    }
+    assert ops["attention"][1] == pytest.approx(4 * warm.density * 64 * 64 * 2 * 32, rel=0.3)
