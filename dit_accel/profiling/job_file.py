@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -16,7 +15,7 @@ import torch
 
 from ..configs import SVG2Config
 from ..demo import DEMO_INPUTS
-from ..documents import is_number, quoted, read_json_file
+from ..documents import check_depth, is_number, is_plain_name, quoted, read_json_file
 from ..errors import ConfigError, JobError, did_you_mean
 from ..loading import DEMO_SOURCE, load_pipeline
 from ..schedule import CacheSchedule
@@ -57,12 +56,11 @@ _SECTIONS: dict[str, dict[str, type]] = {
     },
     "sparse": {field.name: object for field in fields(SVG2Config) if field.name != "dense_steps"},
     "inputs": {},
-    "plan": {"objective": str, "power": float, "presets": dict, "speedups": dict},
+    "plan": {"objective": str, "power": float, "presets": dict, "speedups": dict, "polish": dict},
 }
 # Arguments of `profile` that a job file cannot set, or sets elsewhere.
 _PROFILE_OWN = ("pipe", "workdir", "executor", "progress", "objective", "power", "sparse")
 _REHEARSED_STEPS = 200
-_FILE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # names become file names: no dots, no separators
 _REQUIRED = (("job", "name"), ("pipeline", "source"), ("profile", "prompts"), ("profile", "num_inference_steps"))
 
 
@@ -80,6 +78,7 @@ class JobFile:
     power: float
     presets: Mapping[str, int] = field(default_factory=dict)
     speedups: Mapping[str, float] = field(default_factory=dict)
+    polish: Mapping[str, int] = field(default_factory=dict)
     sparse: SVG2Config | None = None
     offload: str = "none"
     vae_tiling: bool = False
@@ -96,6 +95,7 @@ class JobFile:
             document = tomllib.loads(text)
         except (ValueError, RecursionError) as error:  # TOMLDecodeError, or what tomllib lets through
             raise JobError(f"{path} is not valid TOML: {error!s:.200}.") from None
+        check_depth(document, JobError, str(path))
         _check_document(document, str(path))
         plan = document.get("plan", {})
         presets, speedups = plan.get("presets", {}), plan.get("speedups", {})
@@ -110,10 +110,16 @@ class JobFile:
             )
         if speedups and document["profile"].get("step_times") is False:
             raise JobError(f"{path}: plan.speedups needs step times. Leave profile.step_times out, or make it true.")
+        polished = plan.get("polish", {})
+        if not all(name in presets and type(runs) is int and runs >= 0 for name, runs in polished.items()):
+            raise JobError(
+                f"{path}: plan.polish maps a preset of plan.presets to its number of whole runs, got "
+                f"{quoted(polished)}."
+            )
         for name in (document["job"]["name"], *presets, *speedups):
-            if not _FILE_NAME.fullmatch(name):
+            if not is_plain_name(name):  # they become names of files
                 raise JobError(
-                    f"{path}: {quoted(name)} cannot name files. Use lower-case letters, digits and hyphens."
+                    f"{path}: {quoted(name)} cannot name files. Use lower-case letters, digits and hyphens, at most 64."
                 )
         pipeline = document["pipeline"]
         is_demo = pipeline["source"] == DEMO_SOURCE  # whose inputs are known
@@ -128,6 +134,7 @@ class JobFile:
             power=plan.get("power", 4.0),
             presets=presets,
             speedups=speedups,
+            polish=polished,
             sparse=_sparse_config(document, str(path)),
             offload=pipeline.get("offload", "none"),
             vae_tiling=pipeline.get("vae_tiling", False),
@@ -205,7 +212,7 @@ def run_job(
         num_workers: processes that roll out. By default this one; with ray as many as the cluster has room for.
         ray: roll out on a Ray cluster: ``auto`` is the one that runs here, ``local`` a new one on this machine,
             otherwise its address. Each worker has a GPU if the job's device is one, else a CPU core.
-        rollouts: whole runs that `polish` spends on every preset of a budget.
+        rollouts: whole runs that `polish` spends on every preset of a budget for which the job gives no number.
         progress: show bars with the time left.
 
     Raises:
@@ -223,14 +230,14 @@ def run_job(
     arguments = job.profile_arguments()
     with _executor(job, num_workers, ray) as executor:
         # With Ray this process computes nothing but polish, so it need not have the job's device.
-        pipe = (job if ray is None or rollouts else replace(job, device="cpu", offload="none")).load_pipeline()
+        computes_here = ray is None or rollouts or job.polish
+        pipe = (job if computes_here else replace(job, device="cpu", offload="none")).load_pipeline()
         graph = profile(pipe, workdir=workdir, executor=executor, progress=progress, **arguments)
     asked = checked_job(**arguments)
     how: dict[str, Any] = {"objective": job.objective, "power": job.power}
+    polished = functools.partial(polish, pipe, asked, graph, workdir=workdir, progress=progress)
     planned = {
-        out / f"{name}.json": polish(
-            pipe, asked, graph, plan(graph, budget, **how), rollouts=rollouts, workdir=workdir, progress=progress
-        )
+        out / f"{name}.json": polished(plan(graph, budget, **how), rollouts=job.polish.get(name, rollouts))
         for name, budget in job.presets.items()
     }
     planned |= {out / f"{name}.json": plan(graph, speedup=s, **how) for name, s in job.speedups.items()}

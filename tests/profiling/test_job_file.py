@@ -72,6 +72,7 @@ objective = "sum-power"
 power = 3
 presets = { slow = 4 }
 speedups = { fast = 1.5, faster = 2 }
+polish = { slow = 12 }
 """
 )
 
@@ -79,6 +80,7 @@ speedups = { fast = 1.5, faster = 2 }
 def test_every_key_arrives(tmp_path: Path) -> None:
     job = JobFile.load(write(tmp_path / "job.toml", FULL))
     assert (job.presets, job.speedups) == ({"slow": 4}, {"fast": 1.5, "faster": 2})
+    assert job.polish == {"slow": 12}
     sparse = SVG2Config(top_p=0.5, num_q_centroids=2, min_tokens=0, backend="torch", compensate=False)
     assert job.sparse == sparse
     asked = checked_job(**job.profile_arguments())
@@ -130,6 +132,9 @@ def test_what_follows_from_the_plans(tmp_path: Path) -> None:
             "plan.speedups maps a preset name, none of plan.presets, to a",
         ),
         (MINIMAL + "[plan]\nspeedups = { fast = true }", "plan.speedups maps"),
+        (MINIMAL + "[plan]\npresets = { a = 4 }\npolish = { b = 3 }", r"plan.polish maps a preset of plan.presets"),
+        (MINIMAL + "[plan]\npresets = { a = 4 }\npolish = { a = -1 }", "plan.polish maps .*, got {'a': -1}"),
+        (MINIMAL + "[plan]\npresets = { a = 4 }\npolish = { a = 1.5 }", "plan.polish maps .*, got {'a': 1.5}"),
         (MINIMAL + "[plan]\nspeedups = { fast = nan }", "plan.speedups maps"),
         (MINIMAL + "[plan]\nspeedups = { fast = inf }", "plan.speedups maps"),
         (MINIMAL + "[plan]\nspeedups = { fast = 0 }", "plan.speedups maps"),

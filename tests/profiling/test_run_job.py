@@ -120,6 +120,10 @@ def test_run_job_polishes_its_presets(job: JobFile, tmp_path: Path) -> None:
         assert found.budget == given.budget and "polish" not in given.provenance
         assert 0 <= note["rollouts"] <= 2 and note["error_after"] <= note["error_before"]
         assert CacheSchedule.load(tmp_path / "out" / f"{name}.json") == found and found.name == f"tiny/{name}"
+    tight = dataclasses.replace(job, polish={"fast": 2})
+    _, only = run_job(tight, tmp_path / "work", tmp_path / "tight", progress=False)
+    names = {name: only[tmp_path / "tight" / f"{name}.json"] for name in job.presets}
+    assert names == {"fast": polished[tmp_path / "out" / "fast.json"], "slow": plain[tmp_path / "plain" / "slow.json"]}
 
 
 def test_a_graph_without_model_can_be_planned(job: JobFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
