@@ -189,3 +189,34 @@ def test_a_schedule_names_nothing_to_open_or_import(path: Path, key: str) -> Non
     path.write_text(json.dumps({**whole, key: "os"}), encoding="utf-8")
     with pytest.raises(ScheduleError, match="unknown keys"):
         CacheSchedule.load(path)
+
+
+JOB = """
+[job]
+name = {name}
+[pipeline]
+source = "demo"
+[profile]
+prompts = ["a"]
+num_inference_steps = 6
+[inputs]
+x = {x}
+[plan]
+presets = {{ {preset} = 3 }}
+"""
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_job_names_no_path(path: Path, name: str) -> None:
+    for fields in ({"name": name, "preset": "fast"}, {"name": "mine", "preset": name}):
+        quoted = {key: json.dumps(value) for key, value in fields.items()}
+        path.write_text(JOB.format(x="1", **quoted), encoding="utf-8")
+        with pytest.raises(JobError, match="cannot name files"):
+            JobFile.load(path)
+
+
+def test_a_job_is_not_nested_without_end(path: Path) -> None:
+    text = JOB.format(name='"mine"', preset="fast", x="[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1))
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(JobError, match=f"nested deeper than {MAX_DEPTH}"):
+        JobFile.load(path)
