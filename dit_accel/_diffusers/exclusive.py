@@ -59,9 +59,9 @@ def keep_exclusive(denoiser: nn.Module, blocks: Iterable[nn.Module]) -> Undo:
 def _refuse_copy(protocol: int) -> NoReturn:
     """What `copy.copy`, `copy.deepcopy`, `pickle` and `torch.save` call."""
     raise AlreadyAcceleratedError(
-        "An accelerated denoiser cannot be copied or pickled, and no block of it: the copy would run what is inside "
-        "the original. Call .disable() on the handle first, and enable acceleration on the copy. save_pretrained is right "
-        "as it is."
+        "An accelerated denoiser cannot be copied or pickled, nor one of its blocks: the copy would run the blocks of "
+        "the original. Call .disable() on the handle first, and enable acceleration on the copy. save_pretrained is "
+        "right as it is."
     )
 
 

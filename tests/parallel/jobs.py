@@ -30,6 +30,7 @@ from torch.nn.functional import pad
 import dit_accel
 from dit_accel import CacheSchedule, DBCacheConfig, LeMiCaConfig, SVG2Config
 from dit_accel.actions import PartialSteps, SparseSteps
+from dit_accel.cache import install
 from dit_accel.pipelines import wan
 from dit_accel.pipelines.tiny.wan import wan_transformer
 
@@ -228,6 +229,30 @@ def _shard(pipe: Any) -> None:
         mesh = init_device_mesh("cpu", (RANKS,))
         for module in (*pipe.transformer.blocks, pipe.transformer):
             fully_shard(module, mesh=mesh)
+
+
+def together_and_alone() -> Found:
+    """Runs that the ranks share, and the same by each rank alone; one with a threshold between what they measure."""
+    pipe = tiny_pipeline()
+    divide(pipe)
+    never = replace(DBCACHE, residual_diff_threshold=0)
+    with patch.object(install, "rank_sum", lambda _, sums: sums):  # each of its own part; nothing is reused
+        local = accelerated(pipe, "as it is", never)["residual_diffs"]["transformer"]
+    every = [torch.zeros(len(local), dtype=torch.float64) for _ in range(RANKS)]
+    dist.all_gather(every, torch.tensor([distance for _, distance in local], dtype=torch.float64))
+    apart = (every[0] - every[1]).abs().argmax()
+    threshold = float(every[0][apart] + every[1][apart]) / 2
+    yield "straddling", {"local": tuple(local[apart]), "threshold": threshold}
+    cases = {
+        "straddling": (replace(DBCACHE, residual_diff_threshold=threshold),),
+        "dbcache": CASES["dbcache"],
+        "lemica": CASES["schedule"],
+        "dbcache and svg2": CASES["dbcache and svg2"],
+    }
+    for name, configs in cases.items():
+        yield f"{name}, whole", accelerated(tiny_pipeline(), "as it is", *configs)
+        for order in ("before", "after"):
+            yield f"{name}, {order}", accelerated(tiny_pipeline(), order, *configs)
 
 
 def wrapped() -> Found:

@@ -1,0 +1,1 @@
+"""What `random_walk` walks in: `world` does the `actions`."""
