@@ -83,10 +83,10 @@ def run_parts(parts: Sequence[Part], suite: Suite, out: Path | None, hardware: s
         for row in _rows_of(part, suite, problems):
             rows.append(row)
             show(row)
-        if suite.device.type == "cuda":
-            torch.cuda.empty_cache()
         if out is not None:
             save_rows(out, rows, hardware=hardware)
+        if suite.device.type == "cuda":
+            torch.cuda.empty_cache()
     return rows, problems
 
 
