@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,18 @@ def svg2_error() -> str:
         setting = row["setting"]
         name = f"{setting['data']}, {setting['tokens']} tokens" if "model" in setting["data"] else setting["data"]
         curves.setdefault((name, row["subject"]), {})[setting["density"]] = row["figures"]["error"]
+    subjects = list(dict.fromkeys(row["subject"] for row in chosen))
+    datas = list(dict.fromkeys(name for name, _ in curves))
     rows = [
-        [*names, *(f"{curve[density]:.3f}" if density in curve else "–" for density in densities)]
-        for names, curve in curves.items()
+        [*names, *(f"{curves[names][density]:.3f}" if density in curves[names] else "–" for density in densities)]
+        for names in product(datas, subjects)
+        if names in curves
     ]
     return (
         "Relative error of the output, by the share of the pairs that is computed; stand-ins and probe rows count. "
         "Where so small a share does not suffice for these, there is none. Synthetic data are hard for clusters; "
-        '"model" is the attention of the demo model, with the held-out prompt at some steps and layers.\n\n'
+        '"model" is the attention of the demo model, with a held-out prompt at some steps and layers. "Chosen over '
+        'all heads" is no preset: it tells what sharing the pairs among heads would bring.\n\n'
         + table(["data", "method", *(percent(density) for density in densities)], rows, text_columns=2)
         + f"\n{found.source}"
     )
