@@ -23,7 +23,7 @@ NOTEBOOKS := $(shell ls -r notebooks/*.ipynb)
 EXECUTIONS := $(NOTEBOOKS:%=execute/%)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typecheck docs unit notebooks train-demo-model clean $(EXECUTIONS)
+.PHONY: help demo test lint typecheck docs unit notebooks coverage train-demo-model clean $(EXECUTIONS)
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +58,13 @@ notebooks: $(DEV_STAMP) ## Execute every notebook, leaving the files as they are
 
 $(EXECUTIONS): execute/%: $(DEV_STAMP)
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python notebooks/execute.py $*
+
+coverage: $(DEV_STAMP) ## Pytest, and how much of the package it runs, kernels and other processes included
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/coverage run -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 train-demo-model: $(DEMO_STAMP) ## Train the embedded model from nothing (about an hour on two cores; resumes)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 \

@@ -26,6 +26,7 @@ from tests.sparse.test_index_memory import IndexBytes  # noqa: E402
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # many tests in one
 def test_kernels_and_conformance_interpreted() -> None:
     """tests/kernels and the conformance suite, in a process in which Triton interprets."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--no-header"]
@@ -43,7 +44,7 @@ def test_kernels_and_conformance_interpreted() -> None:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=280,
+        timeout=1100,
     )
     assert done.returncode == 0, done.stdout
     assert "skipped" not in done.stdout
