@@ -37,7 +37,9 @@ def parse_records(
         try:
             records.append(kind(**{key: _typed(key, value, has_errors) for key, value in entry.items()}))
         except ValueError as error:
-            raise ConfigError(f"{where} is malformed: {error}. Write the file with QualityReport.to_json.") from None
+            raise ConfigError(
+                f"{where} is malformed: {error!s:.200}. Write the file with QualityReport.to_json."
+            ) from None
     return tuple(records)
 
 

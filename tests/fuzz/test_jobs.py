@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import islice
 
 import pytest
 from hypothesis import given
@@ -145,7 +146,7 @@ def test_any_arguments_are_taken_or_refused(prompts: str, num_steps: str, others
     assert same(values) == before
     if job is not None:
         assert sum(job.batch_sizes) == len(values["prompts"]) * len(values.get("seeds", (0,)))
-        assert all(3 <= rollout.stop + 1 <= job.num_steps for rollout in job.rollouts())
+        assert all(3 <= rollout.stop + 1 <= job.num_steps for rollout in islice(job.rollouts(), 200))
 
 
 @given(

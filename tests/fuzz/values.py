@@ -97,7 +97,7 @@ EXPRESSIONS = (
         "...",
     ),
     *("Hostile()", "HostileRepr()", "LongRepr()", "[Hostile()]", "{'a': HostileRepr()}", "(LongRepr(), 1)", "cycle()"),
-    *("deep(100_000)", "[0] * 100_000", "list(range(50))", "{str(k): k for k in range(20_000)}"),
+    *("deep(5_000)", "[0] * 100_000", "list(range(50))", "{str(k): k for k in range(2_000)}"),
 )
 _NAMES: dict[str, Any] = {
     **{kind.__name__: kind for kind in (Hostile, HostileRepr, LongRepr, Number, Text, cycle, deep, UserDict, deque)},
