@@ -74,8 +74,10 @@ def wrap_forward(module: nn.Module, make: Callable[[Forward], Forward]) -> Undo:
     owner, attribute = _innermost(module)
     was_own = attribute in vars(owner)
     original: Forward = getattr(owner, attribute)
-    # Not recursive: what is inside stays compiled, and regional compilation keeps one graph for all blocks.
-    forward = torch.compiler.disable(functools.wraps(original)(make(original)), recursive=False)
+    # Without the attributes of an earlier wrapper: older versions of torch would take what that one wraps for the
+    # innermost callable of ours too, and leave ours out. Not recursive: what is inside stays compiled, and regional
+    # compilation keeps one graph for all blocks.
+    forward = torch.compiler.disable(functools.wraps(original, updated=())(make(original)), recursive=False)
     setattr(owner, attribute, forward)
 
     def undo() -> None:
