@@ -69,7 +69,7 @@ def described(source: Any) -> Iterator[tuple[str, str]]:
 
 
 def probe(*arguments: str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -17,7 +17,7 @@ JOBS = Path(__file__).with_name("jobs.py")
 Results = dict[str, dict[str, Any]]
 
 
-def run_ranks(folder: Path, ranks: int, jobs: dict[str, list[str]], timeout: float = 240) -> list[Results]:
+def run_ranks(folder: Path, ranks: int, jobs: dict[str, list[str]], timeout: float = 500) -> list[Results]:
     """What each of ``ranks`` processes found, label by label. They have one thread each, and meet on 127.0.0.1.
 
     If one fails all are ended, and its error is that of the test; so they are after ``timeout`` seconds.

@@ -117,7 +117,7 @@ def test_killed_workers_are_replaced_and_nothing_is_lost_or_done_twice(
 
 def kill_one(chance: random.Random) -> int:
     """Kill one of the workers of this process, and return its pid."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         pids = [process.pid for process in actors() if process.pid not in dead]
         if pids:
@@ -126,7 +126,7 @@ def kill_one(chance: random.Random) -> int:
             dead.add(pid)
             return pid
         time.sleep(0.05)
-    raise AssertionError("no worker was started in a minute")
+    raise AssertionError("no worker was started in five minutes")
 
 
 dead: set[int] = set()
@@ -143,13 +143,13 @@ def test_a_task_that_ends_its_workers_is_named(
     pipe: Any, pool: module.RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(WorkersLost, match="4 workers ended, one after the other"):
-        pool.submit(os._exit, 3).result(timeout=120)
-    assert pool.submit(max, 3, 4).result(timeout=60) == 4, "others are done all the same"
+        pool.submit(os._exit, 3).result(timeout=300)
+    assert pool.submit(max, 3, 4).result(timeout=300) == 4, "others are done all the same"
 
 
 def test_what_a_task_raises_is_raised_here(pool: module.RayExecutor) -> None:
     with pytest.raises(JobError, match="diffusers cannot load the pipeline 'absent'"):
-        pool.submit(load_pipeline, "absent").result(timeout=60)
+        pool.submit(load_pipeline, "absent").result(timeout=300)
 
 
 def test_a_pipeline_that_cannot_be_loaded_is_an_error(pipe: Any, tmp_path: Path) -> None:
@@ -166,15 +166,15 @@ def test_workers_that_end_while_they_load_are_an_error() -> None:
         ray_pool(functools.partial(os._exit, 3), num_workers=1) as pool,
         pytest.raises(JobError, match="4 workers ended, one after the other, while they loaded the pipeline"),
     ):
-        pool.submit(os.getpid).result(timeout=120)
+        pool.submit(os.getpid).result(timeout=300)
 
 
 def test_an_interruption_ends_the_workers_at_once() -> None:
-    begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt), ray_pool(wan.tiny, num_workers=1) as pool:
         futures = [pool.submit(time.sleep, 100) for _ in range(2)]
         while not futures[0].running():
             time.sleep(0.05)
+        begin = time.monotonic()
         raise KeyboardInterrupt
     assert time.monotonic() - begin < 60
     for future in futures:

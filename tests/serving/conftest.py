@@ -83,7 +83,7 @@ class Worker(threading.Thread):
             self._error = error
 
     def result(self) -> Any:
-        self.join(timeout=60)
+        self.join(timeout=300)
         assert not self.is_alive(), "the thread hangs"
         if self._error is not None:
             raise self._error
@@ -99,11 +99,11 @@ class Meeting:
     def stop(self) -> None:
         """Called by the run."""
         self._there.set()
-        assert self._go_on.wait(60)
+        assert self._go_on.wait(300)
 
     def wait(self) -> None:
         """Called by the test: the run has come here."""
-        assert self._there.wait(60)
+        assert self._there.wait(300)
 
     def release(self) -> None:
         self._go_on.set()
