@@ -9,7 +9,7 @@ import numpy as np
 from ..documents import is_number, quoted
 from ..errors import GraphError
 from ..schedule import MAX_STEPS
-from .residual_model import FORECASTS, ResidualModel, noise_levels
+from .residual_model import FORECASTS, UNLIMITED, ResidualModel, noise_levels
 
 if TYPE_CHECKING:
     from .error_graph import ErrorGraph
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _EDGE = 1e-3  # as in `step_tracker.model_times`: at pure noise, and at none, the logarithm has no end
 
 
+@UNLIMITED
 def resample(graph: ErrorGraph, num_steps: int | None, shift: float | None) -> ErrorGraph:
     """See `ErrorGraph.resample`."""
     from .error_graph import ErrorGraph

@@ -26,7 +26,8 @@ Edge = tuple[int, int]
 FORECASTS = {"hold": 1, "scaled": 1, "taylor1": 2, "taylor2": 3, "fitted": 3}
 _RIDGE = 1e-6  # of the mean squared residual: keeps fitted weights of nearly equal residuals small
 _LAST_STEPS = 2  # multistep solvers lower their order there: their gains go by position, not by noise level
-_UNLIMITED = np.errstate(over="ignore", invalid="ignore")  # what is not finite, models and graphs refuse
+# What is not finite in the end, models and graphs refuse.
+UNLIMITED = np.errstate(over="ignore", invalid="ignore", divide="ignore")
 _LARGEST_EXPONENT = 700.0  # beyond, exp overflows
 _SMALLEST_STEP = 1e-6  # of the noise level; second-order schedulers visit a level twice
 
@@ -108,7 +109,7 @@ class ResidualModel:
         except np.linalg.LinAlgError:
             raise GraphError(f"Steps {used} have no residuals that a forecast could be fitted to.") from None
 
-    @_UNLIMITED
+    @UNLIMITED
     def local_error(self, steps: Sequence[int], weights: Sequence[float], step: int) -> float:
         """RMS difference of the forecast residual from the true one at ``step``."""
         used = [*steps[-len(weights) :], step]
@@ -130,7 +131,7 @@ class ResidualModel:
             for step in range(start + 1, stop)
         )
 
-    @_UNLIMITED
+    @UNLIMITED
     def with_gains(self, errors: Mapping[Edge, float]) -> ResidualModel:
         """The model with gains from measured edges k−1→k+1 with hold, between them interpolated.
 
@@ -150,7 +151,7 @@ class ResidualModel:
         density = np.interp(self.times, [self.times[k] for k in steps], [known[k] for k in steps])
         return replace(self, gains=tuple(map(float, np.exp(density) * self.step_sizes)))
 
-    @_UNLIMITED
+    @UNLIMITED
     def resample(self, times: Sequence[float]) -> ResidualModel:
         """The model on another grid of model times: residuals by cubic interpolation, gains as a density.
 
