@@ -46,6 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if config.getvalue("dist") != "load":  # another way than that of -n alone was asked for
+        return None
     from xdist.scheduler import LoadScopeScheduling  # here, because pytest runs without xdist too
 
     class BySharing(LoadScopeScheduling):
