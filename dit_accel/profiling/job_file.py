@@ -118,9 +118,7 @@ class JobFile:
             )
         for name in (document["job"]["name"], *presets, *speedups):
             if not is_plain_name(name):  # they become names of files
-                raise JobError(
-                    f"{path}: {quoted(name)} cannot name files. Use a-z, 0-9 and hyphens, at most 64."
-                )
+                raise JobError(f"{path}: {quoted(name)} cannot name files. Use a-z, 0-9 and hyphens, at most 64.")
         pipeline = document["pipeline"]
         is_demo = pipeline["source"] == DEMO_SOURCE  # whose inputs are known
         return cls(
