@@ -17,7 +17,7 @@ from dit_accel.actions import PartialSteps, SparseSteps
 from tests.contract.conftest import folder, fresh_compiler
 from tests.serving.conftest import NUM_STEPS, PROBE, SCHEDULE, SPARSE, run, tiny
 
-__all__ = ["METHODS", "alone", "enable", "every_method", "folder", "fresh_compiler", "pipe"]
+__all__ = ["METHODS", "alone", "each_kind", "enable", "every_method", "folder", "fresh_compiler", "pipe"]
 
 KNOBS = {"top_p": 0.5, "num_q_centroids": 2, "num_k_centroids": 2, "min_tokens": 0, "dense_layers": 0}
 JOINT = CacheSchedule(NUM_STEPS, (0, 3), sparse=SparseSteps((3,), KNOBS), partial=PartialSteps((2, 5), 1, 1))
@@ -26,9 +26,10 @@ METHODS: dict[str, tuple[Any, ...]] = {
     "lemica": (SCHEDULE,),
     "svg2": (SPARSE,),
     "planned": (LeMiCaConfig(JOINT),),
-    "dbcache+svg2": (PROBE, SPARSE),
 }
 every_method = pytest.mark.parametrize("method", METHODS)
+# One of each kind, for what takes many runs; a planned schedule is all of LeMiCa, with partial and sparse steps.
+each_kind = pytest.mark.parametrize("method", ["dbcache", "svg2", "planned"])
 
 
 def enable(pipe: Any, method: str) -> Any:

@@ -10,10 +10,10 @@ import pytest
 
 from tests.serving.conftest import run, tiny
 
-from .conftest import METHODS, alone, enable, every_method
+from .conftest import METHODS, alone, each_kind, enable
 
 
-@every_method
+@each_kind
 @pytest.mark.parametrize("first_out", [0, 1])
 def test_neither_notices_the_other_nor_does_a_third_one(pipe, method, first_out):
     methods = (method, "lemica" if method != "lemica" else "dbcache")

@@ -16,7 +16,7 @@ from tests.serving.conftest import NUM_STEPS, run
 
 from .conftest import alone, enable, every_method
 
-CACHES = ("dbcache", "lemica", "planned", "dbcache+svg2")
+CACHES = ("dbcache", "lemica", "planned")
 every_cache = pytest.mark.parametrize("method", CACHES)
 
 

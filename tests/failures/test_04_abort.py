@@ -11,7 +11,7 @@ import pytest
 
 from tests.serving.conftest import SIZES, at_step, run
 
-from .conftest import alone, enable, every_method
+from .conftest import alone, each_kind, enable
 
 AT = 2
 
@@ -43,7 +43,7 @@ def abort(pipe, how):
         run(pipe, 1, callback_on_step_end=at_step(AT, fail))
 
 
-@every_method
+@each_kind
 @pytest.mark.parametrize("how", ["callback", "Ctrl-C", "denoiser", "interrupt"])
 def test_the_next_run_is_as_of_a_fresh_pipeline(pipe, method, how):
     with enable(pipe, method):

@@ -36,7 +36,7 @@ def test_the_run_is_refused_before_any_block_runs_and_the_next_one_is_right(pipe
         assert run(pipe).equal(expected)
 
 
-@pytest.mark.parametrize("method", ["dbcache", "svg2", "dbcache+svg2"])
+@pytest.mark.parametrize("method", ["dbcache", "svg2"])
 @pytest.mark.parametrize("steps", [1, NUM_STEPS - 1, NUM_STEPS + 1])
 def test_what_needs_no_schedule_runs_any_number_and_every_step_is_accounted_for(pipe, method, steps):
     with enable_acceleration(pipe, *METHODS[method]) as acceleration:

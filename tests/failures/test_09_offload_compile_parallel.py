@@ -23,7 +23,7 @@ from tests.contract.conftest import Lab
 from tests.contract.settings import SETTINGS, every_order
 from tests.serving.conftest import SCHEDULE, run, tiny
 
-from .conftest import METHODS, alone, enable
+from .conftest import METHODS, alone, each_kind, enable
 
 OFFLOADS = ("model CPU offload", "sequential CPU offload", "group offload by blocks")
 MAG = MagCacheConfig(num_inference_steps=6, mag_ratios=[1.0] * 6)
@@ -35,7 +35,7 @@ def lab_of(pipe):
     return Lab(spec, f"{type(pipe).__module__}.{type(pipe).__name__}", pipe)
 
 
-@pytest.mark.parametrize("method", ["dbcache", "planned", "dbcache+svg2"])
+@each_kind
 @every_order
 @pytest.mark.parametrize("setting", OFFLOADS)
 def test_offload_changes_nothing(pipe, folder, setting, order, method):
@@ -54,7 +54,7 @@ def test_offload_changes_nothing(pipe, folder, setting, order, method):
 
 
 @every_order
-@pytest.mark.parametrize("method", ["lemica", "dbcache+svg2"])
+@pytest.mark.parametrize("method", ["lemica", "planned"])
 def test_compiled_blocks_are_as_if_compiled_first(pipe, fresh_compiler, order, method):
     """Attention through an operator in a graph may differ in the last bit from the same outside, so not as eager."""
     compiled = tiny()
