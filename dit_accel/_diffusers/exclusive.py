@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from diffusers.utils.torch_utils import unwrap_module
@@ -43,7 +43,9 @@ def _hooks(module: nn.Module) -> list[Any]:
 
 def keep_exclusive(denoiser: nn.Module, blocks: Iterable[nn.Module]) -> Undo:
     """Have the denoiser refuse diffusers' caches, and it and its blocks refuse to be copied; returns the removal."""
-    refusals = [(module, "__reduce_ex__", _refuse_copy) for module in (denoiser, *map(unwrap_module, blocks))]
+    refusals: list[tuple[nn.Module, str, Callable[..., NoReturn]]] = [
+        (module, "__reduce_ex__", _refuse_copy) for module in (denoiser, *map(unwrap_module, blocks))
+    ]
     if hasattr(denoiser, "enable_cache"):
         refusals.append((denoiser, "enable_cache", _refuse_cache))
     for module, name, refusal in refusals:

@@ -16,6 +16,7 @@ from .rollout import Batch, Rollout
 from .workdir import Task
 
 MODES = ("exact", "lazy", "estimate")
+MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -161,11 +162,13 @@ def _check_videos(prompts: object, seeds: object) -> None:
         raise ConfigError(f"prompts must be a non-empty list of non-empty strings, got {quoted(prompts)}.")
     if (
         not isinstance(seeds, (list, tuple, range))
-        or not seeds
+        or not 0 < len(seeds) <= MOST_SEEDS
         or any(type(seed) is not int or not 0 <= seed < 2**63 for seed in seeds)
         or len(set(seeds)) < len(seeds)
     ):
-        raise ConfigError(f"seeds must be distinct integers of at least 0 and below 2**63, got {quoted(seeds)}.")
+        raise ConfigError(
+            f"seeds must be 1 to {MOST_SEEDS} distinct integers of at least 0 and below 2**63, got {quoted(seeds)}."
+        )
 
 
 def _check_forecasts(forecasts: object) -> None:
