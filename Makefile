@@ -18,12 +18,13 @@ BESIDE := $(MAKE) --no-print-directory --jobs $(JOBS) $(if $(filter output-sync,
 TORCH_STAMP := $(VENV)/.installed-torch-$(TORCH_VERSION)
 DEMO_STAMP := $(VENV)/.installed-demo
 DEV_STAMP := $(VENV)/.installed-dev
+RIVALS_STAMP := $(VENV)/.installed-rivals
 # Backwards, because the last ones take longest.
 NOTEBOOKS := $(shell ls -r notebooks/*.ipynb)
 EXECUTIONS := $(NOTEBOOKS:%=execute/%)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typecheck docs unit notebooks coverage train-demo-model clean $(EXECUTIONS)
+.PHONY: help demo test bench bench-gpu lint typecheck docs unit notebooks coverage train-demo-model clean $(EXECUTIONS)
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -66,6 +67,12 @@ coverage: $(DEV_STAMP) ## Pytest, and how much of the package it runs, kernels a
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
+bench: $(RIVALS_STAMP) ## Measure everything beside the other methods: at most 15 minutes on 2 cores
+	$(BIN)/python benchmarks/bench.py
+
+bench-gpu: $(DEMO_STAMP) ## Check and time everything on one GPU, at most 9 minutes
+	$(BIN)/python benchmarks/gpu_suite.py
+
 train-demo-model: $(DEMO_STAMP) ## Train the embedded model from nothing (about an hour on two cores; resumes)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 \
 		-m dit_accel.pipelines.digits_wan.train --workdir $(WORKDIR)
@@ -94,4 +101,8 @@ $(DEMO_STAMP): $(TORCH_STAMP) pyproject.toml setup.py
 $(DEV_STAMP): $(DEMO_STAMP)
 	$(PIP) --editable ".[dev,docs,notebooks,report]"
 	@$(COMPILE)
+	@touch $@
+
+$(RIVALS_STAMP): $(DEMO_STAMP)
+	$(PIP) --editable ".[rivals]"
 	@touch $@
