@@ -1,4 +1,4 @@
-# Needs python3 (3.10 or newer) with venv and pip. `make` alone lists the verbs.
+# Needs python3 (3.11 or newer) with venv and pip. `make` alone lists the verbs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -23,8 +23,13 @@ RIVALS_STAMP := $(VENV)/.installed-rivals
 NOTEBOOKS := $(shell ls -r notebooks/*.ipynb)
 EXECUTIONS := $(NOTEBOOKS:%=execute/%)
 
+# Old releases of matplotlib and networkx warn, which would be errors in the tests.
+COMPAT_TOOLS := "pytest>=8.3" pytest-timeout pytest-xdist hypothesis filelock ftfy "setuptools>=77" "scikit-image>=0.24"
+COMPAT_TESTS := tests/cache tests/sparse tests/test_scheduled.py tests/test_wrapped_blocks.py tests/contract \
+	-k "not contract or Wan or CogVideoX or HunyuanVideo"
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-gpu lint typecheck docs unit notebooks coverage train-demo-model clean $(EXECUTIONS)
+.PHONY: help demo test audit compat bench bench-gpu lint typecheck docs unit notebooks coverage train-demo-model clean $(EXECUTIONS)
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,8 +37,8 @@ help: ## Show this list
 demo: $(DEMO_STAMP) ## Set up .venv and run the embedded model against every preset
 	$(BIN)/dit-accel demo
 
-test: $(DEV_STAMP) ## Set up .venv and run every check: the five verbs below
-	+$(BESIDE) lint typecheck docs $(EXECUTIONS)
+test: $(DEV_STAMP) ## Set up .venv and run every check: the six verbs below
+	+$(BESIDE) lint typecheck docs audit $(EXECUTIONS)
 	$(MAKE) --no-print-directory unit
 
 lint: $(DEV_STAMP) ## Ruff: rules and formatting
@@ -60,6 +65,9 @@ notebooks: $(DEV_STAMP) ## Execute every notebook, leaving the files as they are
 $(EXECUTIONS): execute/%: $(DEV_STAMP)
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python notebooks/execute.py $*
 
+audit: $(DEV_STAMP) ## Known vulnerabilities of what is installed, and licences of what users install
+	$(BIN)/python tests/security/audit.py
+
 coverage: $(DEV_STAMP) ## Pytest, and how much of the package it runs, kernels and other processes included
 	rm -rf build/coverage
 	mkdir -p build/coverage
@@ -73,6 +81,19 @@ bench: $(RIVALS_STAMP) ## Measure everything beside the other methods: at most 1
 bench-gpu: $(DEMO_STAMP) ## Check and time everything on one GPU, at most 9 minutes
 	$(BIN)/python benchmarks/gpu_suite.py
 
+compat: $(DEV_STAMP) ## Lowest and newest dependencies in fresh environments (gigabytes; not part of test)
+	rm -rf build/compat
+	mkdir -p build/compat
+	$(BIN)/uv pip compile pyproject.toml --extra report --resolution lowest-direct -q -o build/compat/low.txt
+	$(BIN)/uv pip compile pyproject.toml --extra report -q -o build/compat/high.txt
+	for end in low high; do \
+	  $(BIN)/uv venv -q -p $(BIN)/python build/compat/$$end && \
+	  $(BIN)/uv pip install -q -p build/compat/$$end/bin/python -r build/compat/$$end.txt $(COMPAT_TOOLS) && \
+	  $(BIN)/uv pip install -q -p build/compat/$$end/bin/python --no-deps -e . "lpips>=0.1.4" "stlpips_pytorch>=0.0.2" && \
+	  OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg build/compat/$$end/bin/python -m pytest -p no:xdist -q \
+	    -W ignore::DeprecationWarning -W ignore::SyntaxWarning $(COMPAT_TESTS) || exit 1; \
+	done
+
 train-demo-model: $(DEMO_STAMP) ## Train the embedded model from nothing (about an hour on two cores; resumes)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 \
 		-m dit_accel.pipelines.digits_wan.train --workdir $(WORKDIR)
@@ -83,7 +104,7 @@ clean: ## Remove .venv, caches and build outputs, but no trained model
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(TORCH_STAMP):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "dit_accel needs Python 3.10 or newer.")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dit_accel needs Python 3.11 or newer.")'
 	@echo "Setting up $(VENV) with torch $(TORCH_VERSION) (once)"
 	$(PYTHON) -m venv "$(VENV)"
 	$(PIP) torch==$(TORCH_VERSION)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def save_rows(path: str | Path, rows: Sequence[Row], *, hardware: str) -> None:
     """
     document = {
         "schema_version": ROWS_SCHEMA,
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
         "hardware": hardware,
         "versions": _versions(),
         "rows": [asdict(row) for row in rows],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import sys
+import tomllib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
@@ -28,11 +28,6 @@ from .ray_pool import ray_pool
 from .request import checked_job
 from .shards import Shard, profile_shard
 from .workdir import Task
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def provenance(
         "inputs": json_value(pipe_kwargs),
         "versions": {name.replace("-", "_"): _version(name) for name in ("torch", "diffusers", "dit-accel")},
         "device": device_name(device_of(pipe)),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "unavailable_metrics": unavailable_metrics(),
     }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +109,7 @@ def main() -> None:
     pipe = WanPipeline.from_pretrained(args.out)
     videos = generate(pipe, captions, SCORE_SEED)
     scores = {
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
         "ground_truth": score_ground_truth(),
         "generated": score(videos, captions),
         "clips": args.num,

@@ -9,13 +9,13 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-import tomllib
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -72,7 +72,7 @@ def check_advisories() -> list[str]:
     command = [sys.executable, "-m", "pip_audit", "--format", "json", "--progress-spinner", "off", "--timeout", "10"]
     entries, problem = audited(command)
     ignored = tomllib.loads((HERE / "advisories.toml").read_text(encoding="utf-8"))["ignored"]
-    wrong, unasked = judged(entries, ignored, datetime.now(timezone.utc).date())
+    wrong, unasked = judged(entries, ignored, datetime.now(UTC).date())
     asked = len(entries) - len(unasked)
     if asked <= len(entries) / 2:
         why = problem or f"it knew only {asked} of {len(entries)} packages"
