@@ -24,9 +24,9 @@ them as they were drawn, so that every block is a sample of all, and "sorted" by
 "model" is what the embedded model's own attention gets with a held-out prompt, at two steps and two layers: at its own
 324 tokens, and at 2304, a size it was not trained for. There tokens are in the order of the video. Some of its heads
 look at everything; there stand-ins are near exact. One looks at its own place alone: positional blocks have it, while
-clusters of queries that are merely alike do not. As every head keeps the same share of its attention, such a head
-keeps few tokens, and makes up most of the error of the layer. "Chosen over all heads" tells how much of it would go if
-heads shared the pairs: there the pairs are taken over the whole layer, by what their stand-ins would do wrong.
+clusters of queries that are merely alike do not. Where every head keeps the same share of its own attention ("every
+head alike"), such a head keeps few tokens, and makes up most of the error of the layer. The product takes the pairs
+over all heads of the layer, by what their stand-ins would do wrong.
 """
 
 from __future__ import annotations

@@ -88,17 +88,20 @@ class Clustered:
         logits = estimated_logits(self.query_mean, half, self.pseudo, scale)
         return logits, stand_in_errors(self.query_mean, half, self.pseudo, self.value_variance.sum(-1), scale)
 
-    @property
-    def worth(self) -> Tensor:
-        """[1, H, CQ, CK], log of the squared error that keeping a pair of clusters spares, for each pair of tokens."""
-        logits, errors = self.estimates
-        return 2 * logits.log_softmax(-1) + errors - self.pseudo.log_size[:, :, None]
-
     def kept(self, top_p: float, *, compensate: bool) -> Tensor:
         """What `svg2_attention` keeps with this ``top_p``."""
         logits, errors = self.estimates
         sizes = self.queries.sizes, self.keys.sizes
         return select_top_p(logits, *sizes, top_p, 0, errors if compensate else None)
+
+    def kept_per_head(self, top_p: float) -> Tensor:
+        """What it would keep if every head had to reach this share of its own attention."""
+        logits, errors = self.estimates
+        share = logits.log_softmax(-1)
+        worth = (2 * share + errors - self.pseudo.log_size[:, :, None]).nan_to_num(nan=-math.inf, neginf=-math.inf)
+        amount = share.exp() * self.queries.sizes[..., None]
+        kept = _first(worth.flatten(2), amount.flatten(2), top_p * self.case.query.shape[1]).view_as(worth)
+        return kept & (self.pairs > 0)
 
     def kept_as_published(self, top_p: float) -> Tensor:
         """For each cluster of queries, clusters of keys by the mass of centroids, until ``top_p`` is passed."""
@@ -175,30 +178,20 @@ def ours(clustered: Clustered, density: float) -> Result:
     return Result(out, clustered.density(state.kept, with_stand_ins=True), state.kept)
 
 
-def over_all_heads(clustered: Clustered, density: float) -> Result:
-    """`ours`, but pairs of clusters are taken over all heads together: those first whose stand-ins would do most harm.
+def per_head(clustered: Clustered, density: float) -> Result:
+    """`ours`, but every head keeps the same share of its own attention."""
 
-    The product gives each head the same share of its attention, so that ranks need not tell each other. What that
-    costs is the difference to this.
-    """
+    def density_of(top_p: float) -> float:
+        return clustered.density(clustered.kept_per_head(top_p), with_stand_ins=True)
+
     case = clustered.case
-    by_rank = clustered.worth.flatten().argsort(descending=True)
-    before = clustered.pairs.flatten()[by_rank].double().cumsum(0)
-
-    def kept(pairs: float) -> Tensor:
-        found = torch.zeros(len(by_rank), dtype=torch.bool).scatter(0, by_rank, before <= pairs)
-        return found.view_as(clustered.pairs) & (clustered.pairs > 0)
-
-    def density_of(pairs: float) -> float:
-        return clustered.density(kept(pairs), with_stand_ins=True)
-
-    best = kept(closest(density_of, density, 0.0, float(before[-1])))
-    selection = Selection(clustered.queries, clustered.keys, best, clustered.pseudo)
+    kept = clustered.kept_per_head(closest(density_of, density))
+    selection = Selection(clustered.queries, clustered.keys, kept, clustered.pseudo)
     tokens = (case.query, case.key, case.value)
     rows = probe_rows(clustered.config.probe_rows, 0, case.query.shape[1], case.query.device)
     probed = probe(*tokens, selection, rows, case.scale)
     out = BACKEND.attend(*tokens, replace(selection, pseudo=probed.pseudo), case.scale)
-    return Result(out, clustered.density(best, with_stand_ins=True), best)
+    return Result(out, clustered.density(kept, with_stand_ins=True), kept)
 
 
 def uncompensated(clustered: Clustered, density: float) -> Result:
@@ -263,7 +256,7 @@ PUBLISHED, SORTED = "SVG2 as published", "positional blocks, sorted"
 METHODS: dict[str, Callable[[Clustered, float], Result]] = {
     PUBLISHED: published,
     "dit_accel": ours,
-    "dit_accel, chosen over all heads": over_all_heads,
+    "dit_accel, every head alike": per_head,
     "dit_accel, no compensation": uncompensated,
     "positional blocks": positional,
     SORTED: positional_sorted,

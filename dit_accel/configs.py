@@ -209,8 +209,8 @@ class SVG2Config:
 
     Args:
         top_p (`float` in [0, 1]):
-            Share of a head's estimated attention that is computed. Higher: closer to dense, slower; 1 keeps every
-            cluster. Paper: p, there a share for each cluster of queries.
+            Share of the estimated attention of a layer, all heads together, that is computed. Higher: closer to dense,
+            slower; 1 keeps every cluster. Paper: p, there a share for each cluster of queries.
         num_q_centroids, num_k_centroids (`int`, at least 1, or `"auto"`):
             Clusters of queries and of keys a head. ``"auto"``: one for 256 queries, one for 64 keys. More: a finer
             choice of pairs, more time for k-means. Paper: C_q, C_k.

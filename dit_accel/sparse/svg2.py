@@ -45,8 +45,8 @@ def svg2_attention(
             attend to them.
         key_mask: [B, S] bool, False at padded text tokens: nothing attends to them, and their rows mean nothing.
         scale: factor of the dot product; 1 / √D if None.
-        rank_sum: adds a vector up over the processes that have other heads of the same layer, so that all of them
-            refresh at the same steps; None: there are no others.
+        rank_sum: adds a tensor up over the processes that have other heads of the same layer, so that all of them
+            refresh at the same steps, and select as one; None: there are no others.
 
     Returns:
         The output, [B, S, H, D] contiguous in the dtype of ``query``, and what was done.
@@ -69,7 +69,7 @@ def svg2_attention(
     layout = _Layout(text[0], num_tokens - text[1], key_mask)
     pseudo = None
     if _needs_refresh(state, query, config):
-        pseudo = _refresh(state, query, key, value, config, layout, backend, scale)
+        pseudo = _refresh(state, query, key, value, config, layout, backend, scale, rank_sum)
     selection = _selection(state, key, value, config, layout, pseudo)
     selection, error = _probed(state, query, key, value, selection, config, layout, scale, rank_sum)
     out = backend.attend(query, key, value, selection, scale)
@@ -128,6 +128,7 @@ def _refresh(
     layout: _Layout,
     backend: Backend,
     scale: float,
+    rank_sum: Callable[[Tensor], Tensor] | None,
 ) -> PseudoTokens:
     """Cluster anew from the last centroids, and select; the pseudo-tokens of the keys are a by-product."""
     queries, keys, num_tokens = layout.video(query), layout.video(key), query.shape[1]
@@ -151,7 +152,7 @@ def _refresh(
     errors = None
     if config.compensate:
         errors = stand_in_errors(query_mean, query_variance / 2, pseudo, value_variance.sum(-1), scale)
-    kept = select_top_p(logits, state_q.sizes, state_k.sizes, config.top_p, at_least, errors)
+    kept = select_top_p(logits, state_q.sizes, state_k.sizes, config.top_p, at_least, errors, rank_sum)
     if num_tokens > keys.shape[1]:
         kept = pad(kept, (0, 1, 0, 1), value=True)
         kept = pad(kept, (0, 1, 0, 1), value=False)

@@ -85,8 +85,8 @@ def svg2_error() -> str:
     return (
         "Relative error of the output, by the share of the pairs that is computed; stand-ins and probe rows count. "
         "Where so small a share does not suffice for these, there is none. Synthetic data are hard for clusters; "
-        '"model" is the attention of the demo model, with a held-out prompt at some steps and layers. "Chosen over '
-        'all heads" is no preset: it tells what sharing the pairs among heads would bring.\n\n'
+        '"model" is the attention of the demo model, with a held-out prompt at some steps and layers. In "every head '
+        'alike" all heads keep the same share of their own attention, where dit_accel takes one of all heads.\n\n'
         + table(["data", "method", *(percent(density) for density in densities)], rows, text_columns=2)
         + f"\n{found.source}"
     )

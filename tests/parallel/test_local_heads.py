@@ -1,8 +1,11 @@
-"""What a rank of Ulysses computes is a matter of its own heads alone; and what it cannot compute sparsely is told."""
+"""A rank of Ulysses does for its heads what one process does for all; and what it cannot compute sparsely is told."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -31,16 +34,44 @@ def drifting(steps: int, heads: int = 4) -> Iterator[tuple[Tensor, Tensor, Tenso
         yield query, key, value
 
 
+class Ranks:
+    """Threads that add up what they have, as processes do."""
+
+    def __init__(self, count: int) -> None:
+        self._given: list[Tensor] = []
+        self._meeting, self._pool = threading.Barrier(count, timeout=60), ThreadPoolExecutor(count)
+
+    def add_up(self, values: Tensor) -> Tensor:
+        self._given.append(values)
+        self._meeting.wait()
+        total = torch.stack(self._given).sum(0)
+        if self._meeting.wait() == 0:
+            self._given = []
+        self._meeting.wait()
+        return total
+
+    def run(self, calls: Iterable[Callable[[], Any]]) -> list[Any]:
+        return [future.result() for future in [self._pool.submit(call) for call in calls]]
+
+
 @pytest.mark.parametrize("backend", ["torch", "reference"])
-def test_a_head_gets_the_same_bits_with_any_others_beside_it(backend: str) -> None:
+def test_a_head_gets_the_same_bits_in_any_division_among_ranks(backend: str) -> None:
     config = SVG2Config(**KNOBS, backend=backend)
-    whole, parts = SVG2State(), {heads: SVG2State() for heads in ((0, 3), (3, 4))}
+    whole, parts, ranks = SVG2State(), {heads: SVG2State() for heads in ((0, 3), (3, 4))}, Ranks(2)
     for query, key, value in drifting(3):
         expected, info = svg2_attention(query, key, value, config, state=whole)
         assert 0.1 < info.density < 0.9
-        for heads, state in parts.items():
-            mine = (x[:, :, slice(*heads)] for x in (query, key, value))
-            out, local = svg2_attention(*mine, config, state=state)
+        found = ranks.run(
+            functools.partial(
+                svg2_attention,
+                *(x[:, :, slice(*heads)] for x in (query, key, value)),
+                config,
+                state=state,
+                rank_sum=ranks.add_up,
+            )
+            for heads, state in parts.items()
+        )
+        for heads, (out, local) in zip(parts, found, strict=True):
             assert torch.equal(out, expected[:, :, slice(*heads)])
             assert local.error is not None and info.error is not None
             assert torch.equal(local.error, info.error[:, slice(*heads)])
@@ -55,6 +86,8 @@ def test_whether_clusters_have_drifted_is_asked_of_all_heads() -> None:
 
         def rank_sum(values: Tensor, others: float = others) -> Tensor:
             nonlocal asked
+            if not values.is_floating_point():
+                return values  # of the selection
             asked += 1
             return values + torch.tensor([1000.0 + asked * others, 1000.0], dtype=torch.float64)
 
@@ -65,12 +98,25 @@ def test_whether_clusters_have_drifted_is_asked_of_all_heads() -> None:
     assert ages == {0.0: 4, 1000.0: 1}
 
 
-def test_ranks_do_not_meet_where_nothing_is_decided_by_the_error() -> None:
-    def rank_sum(values: Tensor) -> Tensor:
-        raise AssertionError("a collective that nobody needs")
+@pytest.mark.parametrize(
+    ("knobs", "meetings"),
+    [
+        ({}, 3),
+        ({"refresh_every": 2, "max_drift": 1e9}, 2 + 3),
+        ({"refresh_every": 2, "probe_rows": 0}, 2),
+        ({"top_p": 1.0}, 0),
+    ],
+)
+def test_ranks_meet_to_select_and_to_ask_for_drift_and_no_more(knobs: dict[str, Any], meetings: int) -> None:
+    asked, state = [], SVG2State()
 
-    for query, key, value in drifting(2):
-        svg2_attention(query, key, value, SVG2Config(**KNOBS), rank_sum=rank_sum)
+    def rank_sum(values: Tensor) -> Tensor:
+        asked.append(values.shape)
+        return values
+
+    for query, key, value in drifting(3):
+        svg2_attention(query, key, value, SVG2Config(**{**KNOBS, **knobs}), state=state, rank_sum=rank_sum)
+    assert len(asked) == meetings
 
 
 @pytest.mark.parametrize("text", ["none", "start", "end"])

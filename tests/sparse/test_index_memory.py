@@ -48,7 +48,7 @@ def state_of(num_tokens: int, heads: int, dim: int, device: str) -> SVG2State:
     """What a step leaves behind; no number of it is needed, so the tensors may be meta."""
     query = torch.zeros(1, num_tokens, heads, dim, dtype=torch.bfloat16, device=device)
     state, layout = SVG2State(), svg2._Layout(0, num_tokens, None)
-    svg2._refresh(state, query, query, query, SVG2Config(), layout, TorchBackend(), dim**-0.5)
+    svg2._refresh(state, query, query, query, SVG2Config(), layout, TorchBackend(), dim**-0.5, None)
     return state
 
 
