@@ -274,7 +274,7 @@ def work(rank: int, folder: Path, jobs: dict[str, list[str]]) -> None:
     RANK = rank
     torch.set_num_threads(1)
     torch.accelerator.device_count = lambda: 1  # a CPU has none, and diffusers divides by it
-    dist.init_process_group("gloo", f"file://{folder / 'store'}", datetime.timedelta(seconds=60), RANKS, RANK)
+    dist.init_process_group("gloo", f"file://{folder / 'store'}", datetime.timedelta(seconds=300), RANKS, RANK)
     found = {label: dict(globals()[job](*settings)) for label, (job, *settings) in jobs.items()}
     torch.save(found, folder / f"{RANK}.pt")
     dist.barrier()
