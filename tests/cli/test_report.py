@@ -147,7 +147,7 @@ def test_files_among_the_inputs_are_loaded(tmp_path: Path) -> None:
     found = pipeline_inputs("other", json.dumps(texts))
     assert found["image"].size == found["references"][0].size == (4, 2) and found["references"][1] == 1
     assert [frame.size for frame in found["video"]] == [(16, 16)] * 3
-    with pytest.raises(ConfigError, match=r"--inputs: @absent.png cannot be read as a picture or video"):
+    with pytest.raises(ConfigError, match=r"--inputs: '@absent.png' cannot be read as a picture or video"):
         pipeline_inputs("other", '{"image": "@absent.png"}')
 
 
