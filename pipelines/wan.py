@@ -134,7 +134,7 @@ _MODULE = "diffusers.pipelines.wan.pipeline_wan"
 
 # 324 tokens: clusters of a few, and masked dense attention is faster than a loop over them.
 _DIGITS_SVG2 = SVG2Config(
-    top_p=0.8, num_q_centroids=54, num_k_centroids=108, min_kept_ratio=0.3, min_tokens=0, backend="reference"
+    top_p=0.84, num_q_centroids=54, num_k_centroids=108, min_kept_ratio=0.3, min_tokens=0, backend="reference"
 )
 
 WAN = register_pipeline(
@@ -172,7 +172,7 @@ WAN = register_pipeline(
                     **lemica_presets("digits-wan", (*LEMICA_PRESETS, "planned-slow", "planned-fast")),
                     **dbcache_presets(slow=0.06, medium=0.08, fast=0.10, forecast="taylor1"),
                     "svg2": lambda: (_DIGITS_SVG2,),
-                    "svg2-turbo": lambda: (replace(_DIGITS_SVG2, top_p=0.6, min_kept_ratio=0.25, dense_steps=0.1),),
+                    "svg2-turbo": lambda: (replace(_DIGITS_SVG2, top_p=0.66, min_kept_ratio=0.25, dense_steps=0.1),),
                 },
                 pipelines=("WanPipeline",),
             ),
