@@ -11,6 +11,7 @@ from dit_accel import CacheSchedule, ErrorGraph, QualityReport, plan
 from dit_accel.demo import load_demo_pipeline
 from dit_accel.profiling.job import weights_sha256
 from dit_accel.profiling.job_file import JobFile
+from dit_accel.profiling.planner import forecast_weights
 from dit_accel.schedule import shipped_schedules
 from dit_accel.showcase import HELD_OUT_PROMPTS
 
@@ -57,11 +58,16 @@ def test_schedules_are_the_plans_of_the_committed_graph(job_path: Path) -> None:
     planned |= {preset: plan(graph, speedup=speedup, **how) for preset, speedup in job.speedups.items()}
     for preset, schedule in planned.items():
         shipped = CacheSchedule.load(folder / f"{preset}.json")
-        assert shipped == replace(schedule, provenance=shipped.provenance)
+        if preset in job.polish:
+            assert shipped.budget == schedule.budget
+            assert 0 < shipped.provenance["polish"]["rollouts"] <= job.polish[preset]
+            assert shipped.forecasts == forecast_weights(graph, shipped.compute_steps)
+        else:
+            assert shipped == replace(schedule, provenance=shipped.provenance)
 
 
 def test_presets_have_their_share_of_the_steps() -> None:
-    shares = {"slow": 0.50, "medium": 0.40, "fast": 0.34, "ultra": 0.28}
+    shares = {"slow": 0.50, "medium": 0.40, "fast": 0.34, "ultra": 0.28, "turbo": 0.2}
     for preset, share in shares.items():
         schedule = CacheSchedule.resolve(f"digits-wan/lemica-{preset}")
         assert schedule.budget == round(share * schedule.num_steps)

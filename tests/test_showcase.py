@@ -18,7 +18,7 @@ def test_every_preset_runs_and_lemica_meets_a_uniform_skip_of_its_budget() -> No
     assert sorted(name for name in compared if not name.startswith("uniform")) == available_presets(pipe)
     assert set(compared) - set(showcase.compared(pipe)) == {"svg2", "svg2-turbo"}
     names = list(compared)
-    for budget, preset in ((25, "slow"), (20, "medium"), (17, "fast"), (14, "ultra")):
+    for budget, preset in ((25, "slow"), (20, "medium"), (17, "fast"), (14, "ultra"), (10, "turbo")):
         uniform = compared[f"uniform-{budget}"]
         assert isinstance(uniform, LeMiCaConfig) and uniform.cache_schedule.budget == budget
         assert names.index(f"uniform-{budget}") == names.index(f"lemica-{preset}") + 1
