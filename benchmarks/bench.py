@@ -54,9 +54,9 @@ LINES: tuple[tuple[Benchmark, ...], ...] = (
     (Benchmark("svg2_speed"),),
     (Benchmark("cache_overhead"),),
     (Benchmark("cost_growth"),),
-    (Benchmark("svg2_error"), Benchmark("cache_memory")),
+    (Benchmark("cache_memory"), Benchmark("svg2_error")),
     (Benchmark("planner_cost"),),
-    (Benchmark("step_quality", ("--workers", "2")),),
+    (Benchmark("step_quality", ("--prompts", "4")),),
     (Benchmark("equal_quality"),),
 )
 

@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument(
         "--tokens", type=int, nargs="+", default=[81, 324], help="9 times a square; the demo model has 324"
     )
-    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import commands, configs, lines, model, notebooks, planner, quality, scale, serving, sparse, support
+from . import commands, configs, lines, model, notebooks, planner, quality, rivals, scale, serving, sparse, support
 
 REGIONS: dict[str, Callable[[], str]] = {
     **lines.REGIONS,
     **quality.REGIONS,
+    **rivals.REGIONS,
     **planner.REGIONS,
     **scale.REGIONS,
     **serving.REGIONS,

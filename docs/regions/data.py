@@ -21,20 +21,25 @@ COMMANDS = {
     **{
         name: _RUN.format(name)
         for name in (
+            "cache_memory",
             "cache_overhead",
+            "cost_growth",
             "dbcache_quality",
+            "equal_quality",
             "planner_cost",
             "planner_curve",
             "planner_transfer",
             "profile_scale",
+            "random_walk",
             "soak",
+            "step_quality",
             "svg2_error",
             "svg2_quality",
             "svg2_speed",
+            "tune_rivals",
         )
     },
     "profile_scale_local": _RUN.format("profile_scale") + " --local",
-    "step_quality_rivals": _RUN.format("step_quality") + " --seeds 101",
     "step_quality_planned": _SCHEDULES.format("step_quality"),
     "step_quality_polished": _SCHEDULES.format("step_quality"),
 }

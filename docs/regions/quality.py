@@ -59,47 +59,6 @@ def held_out_quality() -> str:
     return f"{text}{report().to_markdown()}\n{unmeasured}{report_source()}"
 
 
-def step_quality() -> str:
-    """Presets and rivals at equal computed steps."""
-    rivals, planned = result("step_quality_rivals"), result("step_quality_planned")
-    rows: dict[str, list[dict[str, float]]] = {
-        "`lemica-*`": [planned.figures(f"lemica-{PRESET_OF[budget]}") for budget in BUDGETS],
-        'planned from one prompt, `mode="estimate"`': [planned.figures(f"estimate-{budget}") for budget in BUDGETS],
-        "LeMiCa as in its paper (exhaustive, held)": [planned.figures(f"hold-{PRESET_OF[b]}") for b in BUDGETS],
-    }
-    names = list(dict.fromkeys(row["subject"] for row in rivals.rows))
-    others = {name: [_at(rivals, name, budget) for budget in BUDGETS] for name in names}
-    rows |= dict(sorted(others.items(), key=lambda item: -item[1][0]["psnr_db"]))
-    best = [max(found[column].get("psnr_db", 0.0) for found in rows.values()) for column in range(len(BUDGETS))]
-    cells = [
-        [name, *(_step_cell(found[k], budget, best[k]) for k, budget in enumerate(BUDGETS))]
-        for name, found in rows.items()
-    ]
-    videos = {int(row["figures"]["videos"]) for row in (*rivals.rows, *planned.rows)}
-    return (
-        f"PSNR (dB) / ST-LPIPS against the full run at equal computed steps, mean over {_only(videos)} held-out "
-        "videos. Each rival was tuned on other prompts to compute at least as many steps; – : it cannot compute so "
-        "few. Bold: the highest PSNR.\n\n"
-        + table(["method", *(f"{budget} of 50 steps" for budget in BUDGETS)], cells)
-        + f"\n{rivals.source}\n{planned.source}"
-    )
-
-
-def _at(rivals: Result, name: str, budget: int) -> dict[str, float]:
-    """Its figures, or none if it cannot reach the budget."""
-    (row,) = [row for row in rivals.rows if row["subject"] == name and row["setting"]["target_steps"] == budget]
-    return {} if "note" in row["setting"] else dict(row["figures"])
-
-
-def _step_cell(figures: dict[str, float], budget: int, best: float) -> str:
-    if not figures:
-        return "–"
-    lpips = figures["st_lpips"]
-    text = f"{figures['psnr_db']:.1f} / {lpips:.5f}" if lpips < 1e-4 else f"{figures['psnr_db']:.1f} / {lpips:.4f}"
-    steps = f" ({figures['computed_steps']:.0f} steps)" if figures["computed_steps"] >= budget + 0.5 else ""
-    return (f"**{text}**" if figures["psnr_db"] == best else text) + steps
-
-
 def dbcache_quality() -> str:
     """The presets of DBCache beside cache-dit."""
     found = result("dbcache_quality")
@@ -146,6 +105,7 @@ def objectives() -> str:
     kinds = {
         "lexicographic minimax": [f"lemica-{PRESET_OF[budget]}" for budget in BUDGETS],
         "sum of squares": [f"sum2-{budget}" for budget in BUDGETS],
+        'lexicographic minimax from one prompt, `mode="estimate"`': [f"estimate-{budget}" for budget in BUDGETS],
     }
     rows = []
     for label, names in kinds.items():
@@ -245,7 +205,6 @@ def _only(values: set[int]) -> int:
 
 REGIONS = {
     "held-out-quality": held_out_quality,
-    "step-quality": step_quality,
     "dbcache-quality": dbcache_quality,
     "joint-plans": joint_plans,
     "objectives": objectives,

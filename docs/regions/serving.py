@@ -22,4 +22,18 @@ def soak() -> str:
     )
 
 
-REGIONS = {"soak": soak}
+def random_walk() -> str:
+    """Actions, and runs that were right."""
+    found = result("random_walk")
+    figures, setting = found.figures("all"), found.rows[0]["setting"]
+    aborted = sum(int(number) for number in found.figures("aborted calls").values())
+    kinds = ", ".join(sorted(found.figures("actions")))
+    return (
+        f"Measured, too: a random walk of {setting['steps']} actions ({kinds}) on pipelines that share the embedded "
+        f"model, {aborted} calls aborted on the way: {figures['runs_bit_identical']:.0f} of the "
+        f"{figures['runs_compared']:.0f} finished videos are a fresh pipeline's to the bit, and "
+        f"{figures['objects_left']:.0f} objects are left {found.note}."
+    )
+
+
+REGIONS = {"soak": soak, "random-walk": random_walk}
