@@ -144,5 +144,5 @@ def test_completion_of_presets_loads_no_pipeline(
     monkeypatch.setenv("COMP_CWORD", "3")
     with pytest.raises(SystemExit) as caught:
         main([])
-    names = [f"svg2+lemica-{speed}" for speed in ("fast", "medium", "slow", "ultra")]
+    names = [f"svg2+lemica-{speed}" for speed in ("fast", "medium", "slow", "turbo", "ultra")]
     assert caught.value.code == 0 and capsys.readouterr().out.split() == names
