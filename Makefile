@@ -75,7 +75,7 @@ coverage: $(DEV_STAMP) ## Pytest, and how much of the package it runs, kernels a
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: $(RIVALS_STAMP) ## Measure everything beside the other methods: at most 15 minutes on 2 cores
+bench: $(RIVALS_STAMP) ## Measure everything beside the other methods: about a quarter of an hour on 2 cores
 	$(BIN)/python benchmarks/bench.py
 
 bench-gpu: $(DEMO_STAMP) ## Check and time everything on one GPU, at most 9 minutes

@@ -1,4 +1,4 @@
-"""Every question of the benchmarks in one go, within 15 minutes on two cores: `make bench`.
+"""Every question of the benchmarks in one go, about a quarter of an hour on two cores: `make bench`.
 
     python benchmarks/bench.py [--only NAME ...] [--out FOLDER]
 

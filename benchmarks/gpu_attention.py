@@ -87,7 +87,7 @@ class Warm:
 
     def __init__(self, given: Setup, density: float, backend: str, **changes: Any) -> None:
         # By the least share of keys that is kept: it gives the density at every size, without a search.
-        self.config = SVG2Config(top_p=0.0, min_kept_ratio=density, min_tokens=0, backend=backend, **changes)  # type: ignore[arg-type]
+        self.config = SVG2Config(top_p=0.0, min_kept_ratio=density, min_tokens=0, backend=backend, **changes)
         self.given, self.state, self.calls = given, SVG2State(), 0
         self()
         self.density = self()[1].density

@@ -124,7 +124,7 @@ class Clock:
     def _seconds(marks: tuple[float | torch.cuda.Event, float | torch.cuda.Event]) -> float:
         first, last = marks
         if isinstance(first, float) or isinstance(last, float):
-            return last - first  # type: ignore[operator]  # both of one kind
+            return last - first  # both of one kind
         return first.elapsed_time(last) / 1e3
 
 

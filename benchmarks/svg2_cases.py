@@ -108,7 +108,7 @@ class CapturedAttention(TorchFunctionMode):
             tokens = tuple(args[:3]) or tuple(kwargs[name] for name in ("query", "key", "value"))
             if tokens[0].shape == tokens[1].shape:  # else it is attention to the text
                 if self.layer in self.layers:
-                    self.kept.append(tuple(x.detach().clone().float() for x in tokens))  # type: ignore[arg-type]
+                    self.kept.append(tuple(x.detach().clone().float() for x in tokens))
                 self.layer += 1
         return func(*args, **kwargs)
 

@@ -17,7 +17,7 @@ HUGE = 10**5000  # Python refuses to print it
 
 
 def test_steps_are_kept() -> None:
-    schedule = CacheSchedule(10, [0, 4, 9])  # type: ignore[arg-type]
+    schedule = CacheSchedule(10, [0, 4, 9])
     assert schedule.compute_steps == (0, 4, 9) and schedule.budget == 3
     assert schedule.name == "3 of 10 steps"
     assert CacheSchedule(2, (0,)).budget == 1
@@ -61,7 +61,7 @@ def test_errors_are_short_and_of_the_family() -> None:
 
 def test_provenance_must_be_an_object() -> None:
     with pytest.raises(ScheduleError, match="provenance must be a JSON object, got list"):
-        CacheSchedule(10, (0,), [])  # type: ignore[arg-type]
+        CacheSchedule(10, (0,), [])
 
 
 def test_uniform_by_hand() -> None:

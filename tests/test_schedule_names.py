@@ -81,4 +81,4 @@ def test_a_name_opens_nothing_but_what_ships(shipped: Path, name: str, monkeypat
 
 def test_other_types_are_no_schedules() -> None:
     with pytest.raises(ScheduleError, match="a name, a path or a CacheSchedule, got int"):
-        CacheSchedule.resolve(3)  # type: ignore[arg-type]
+        CacheSchedule.resolve(3)

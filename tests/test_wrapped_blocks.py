@@ -20,7 +20,7 @@ def disable_of_older_torch(function: Any, recursive: bool = True) -> Callable[..
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
-    wrapper._torchdynamo_orig_callable = function  # type: ignore[attr-defined]
+    wrapper._torchdynamo_orig_callable = function
     return wrapper
 
 

@@ -233,7 +233,7 @@ def edit_text(text: str, edits: list[Edit]) -> str:
     return text
 
 
-def broken(text: str, tree_edits: list[Edit], text_edits: list[Edit] = ()) -> str:  # type: ignore[assignment]
+def broken(text: str, tree_edits: list[Edit], text_edits: list[Edit] = ()) -> str:
     """JSON text after both kinds of edits."""
     return edit_text(rendered(edit_tree(parsed(text), tree_edits)), text_edits)
 

@@ -62,7 +62,7 @@ def check(graph: ErrorGraph | None, path: Path) -> None:
     """It is read back as it is written, and whatever one asks of it is answered or refused."""
     if graph is None:
         return
-    if outcome(lambda: graph.save(path) or True, kind=GraphError):  # type: ignore[func-returns-value]
+    if outcome(lambda: graph.save(path) or True, kind=GraphError):
         again = outcome(lambda: ErrorGraph.load(path), kind=GraphError, says="nested deeper")
         assert again is None or again.to_json() == graph.to_json()
     if graph.num_steps > MOST_PLANNED:

@@ -27,8 +27,8 @@ class Hostile:
     def _raise(self, *_: object, **__: object) -> NoReturn:
         raise RuntimeError("looked at")
 
-    __repr__ = __str__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __bool__ = _raise  # type: ignore[assignment]
-    __len__ = __iter__ = __index__ = __int__ = __float__ = __contains__ = __getitem__ = _raise  # type: ignore[assignment]
+    __repr__ = __str__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __bool__ = _raise
+    __len__ = __iter__ = __index__ = __int__ = __float__ = __contains__ = __getitem__ = _raise
 
 
 class HostileRepr:

@@ -76,7 +76,7 @@ def test_invalid_rollout_steps_are_refused(steps: Any) -> None:
 
 def test_invalid_provenance_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GraphError, match="provenance must be a JSON object"):
-        ErrorGraph(5, {}, provenance=[("a", 1)])  # type: ignore[arg-type]
+        ErrorGraph(5, {}, provenance=[("a", 1)])
     with pytest.raises(GraphError, match="holds a value that JSON cannot"):
         ErrorGraph(5, {}, provenance={"x": object()}).save(tmp_path / "g.json")
     assert list(tmp_path.iterdir()) == []

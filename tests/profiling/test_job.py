@@ -122,7 +122,7 @@ def test_accelerated_and_foreign_pipelines_are_refused(pipe: Any, tmp_path: Path
     ):
         profile(pipe, PROMPTS, workdir=tmp_path, **ARGUMENTS)
     with pytest.raises(UnsupportedPipelineError):
-        profile(object(), PROMPTS, workdir=tmp_path, **ARGUMENTS)  # type: ignore[arg-type]
+        profile(object(), PROMPTS, workdir=tmp_path, **ARGUMENTS)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -128,7 +128,7 @@ def test_ssim_without_scikit_image_says_what_to_install(monkeypatch: pytest.Monk
 )
 def test_bad_videos_are_refused(name: str, second: object, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        METRICS[name](video(2, 3, 8, 8), second)  # type: ignore[arg-type]
+        METRICS[name](video(2, 3, 8, 8), second)
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_min_side_is_exactly_where_the_trunk_still_runs(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("metric", [lpips, st_lpips])
 def test_perceptual_metrics_need_colour(metric: object) -> None:
     with pytest.raises(ConfigError, match="RGB"):
-        metric(video(1, 1, 48, 48), video(1, 1, 48, 48))  # type: ignore[operator]
+        metric(video(1, 1, 48, 48), video(1, 1, 48, 48))
 
 
 # ST-LPIPS, with its published weights

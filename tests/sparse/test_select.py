@@ -106,7 +106,7 @@ def test_however_heads_are_divided_the_same_is_kept(parts: tuple[int, ...]) -> N
 
     def kept_of(rank: int, rank_sum: object) -> Tensor:
         split = (x.split(parts, 1)[rank] for x in (logits, queries, keys))
-        return select_top_p(*split, 0.6, 0, errors.split(parts, 1)[rank], rank_sum)  # type: ignore[arg-type]
+        return select_top_p(*split, 0.6, 0, errors.split(parts, 1)[rank], rank_sum)
 
     for rank in range(len(parts)):
         kept_of(rank, note)

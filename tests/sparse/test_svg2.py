@@ -197,7 +197,7 @@ class TestState:
 )
 def test_input_that_does_not_fit_raises(change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        svg2_attention(*semantic(), CONFIG, **change)  # type: ignore[arg-type]
+        svg2_attention(*semantic(), CONFIG, **change)
 
 
 def test_cross_attention_raises() -> None:
