@@ -240,7 +240,8 @@ class SVG2Config:
             Queries a head that are computed exactly, for the error in the stats. More: a steadier estimate. 0: no
             estimate, and compensation in every head.
         min_tokens (`int`, at least 0, or `"auto"`):
-            Shorter sequences are computed dense. ``"auto"``: where the backend was measured to break even.
+            Shorter sequences are computed dense. ``"auto"``: where the backend was measured to break even, in float32
+            and in half precision.
         backend (`"auto"`, `"reference"`, `"torch"`, `"triton"`, `"flex"`, `"flashinfer"`):
             What computes it. ``"auto"`` takes the fastest that loads; any other loads or raises.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,11 +15,17 @@ from .clusters import Clusters, Selection
 from .kmeans import nearest_centroids
 
 
+class MinTokens(NamedTuple):
+    """Sequences shorter than this are faster dense: in float32, and in half precision; see ``benchmarks/``."""
+
+    float32: int
+    half: int
+
+
 class Backend(Protocol):
     """What an engine does. Tensors are [B, S, H, D], of any strides."""
 
-    min_tokens: int
-    """Sequences shorter than this are faster dense; see ``benchmarks/``."""
+    min_tokens: MinTokens
 
     def assign(self, tokens: Tensor, centroids: Tensor) -> Tensor:
         """[B, H, S] int32, the nearest of ``centroids`` [B, H, C, D] float32 for each token (the lowest of equals)."""

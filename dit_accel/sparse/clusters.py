@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import embedding_bag, pad
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,28 +102,33 @@ def cluster_means(tokens: Tensor, clusters: Clusters) -> tuple[Tensor, Tensor]:
         tokens: [B, S, H, D].
         clusters: of the same tokens.
     """
-    ordered = _in_order(tokens, clusters)
-    means = _means(ordered, clusters)
-    return means, (_means(ordered.square_(), clusters) - means.square()).clamp(min=0)
+    rows, values = _rows(tokens, clusters), _values(tokens)
+    means = _means(values, rows, clusters)
+    return means, (_means(values.square(), rows, clusters) - means.square()).clamp(min=0)
 
 
 def cluster_mean(tokens: Tensor, clusters: Clusters) -> Tensor:
     """The mean alone, see `cluster_means`."""
-    return _means(_in_order(tokens, clusters), clusters)
+    return _means(_values(tokens), _rows(tokens, clusters), clusters)
 
 
-def _in_order(tokens: Tensor, clusters: Clusters) -> Tensor:
-    """[B · H · S, D] float32, a copy of the tokens of every head in cluster order."""
-    batch, num_tokens, heads, dim = tokens.shape
+def _values(tokens: Tensor) -> Tensor:
+    """[B · S · H, D] float32."""
+    return tokens.reshape(-1, tokens.shape[-1]).to(torch.float32)
+
+
+def _rows(tokens: Tensor, clusters: Clusters) -> Tensor:
+    """[B · H · S] int64, where the tokens of every head are in `_values`, in cluster order."""
+    batch, num_tokens, heads, _ = tokens.shape
     item = torch.arange(batch, device=tokens.device)[:, None, None] * num_tokens
     head = torch.arange(heads, device=tokens.device)[:, None]
-    rows = (item + clusters.order) * heads + head
-    return tokens.reshape(-1, dim).index_select(0, rows.flatten()).to(torch.float32)
+    return ((item + clusters.order) * heads + head).flatten()
 
 
-def _means(ordered: Tensor, clusters: Clusters) -> Tensor:
-    # A reduction of sorted runs: the same on every run, which sums by atomic additions are not.
-    sums = torch.segment_reduce(ordered, "sum", lengths=clusters.sizes.flatten().long(), axis=0, unsafe=True)
+def _means(values: Tensor, rows: Tensor, clusters: Clusters) -> Tensor:
+    # A sum of each run of rows: the same every time, which sums by atomic additions are not.
+    sizes = clusters.sizes.flatten().long()
+    sums = embedding_bag(rows, values, sizes.cumsum(0) - sizes, mode="sum")
     return sums.view(*clusters.sizes.shape, -1) / clusters.sizes.clamp(min=1)[..., None]
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BackendUnavailableError
-from .backends import TorchOps
+from .backends import MinTokens, TorchOps
 from .clusters import Clusters, Selection
 
 _DTYPES, _HEAD_SIZES = (torch.float16, torch.bfloat16), (64, 128, 256)
@@ -46,7 +46,7 @@ class Wrapper(Protocol):
 class FlashInferBackend(TorchOps):
     """See `Backend`."""
 
-    min_tokens = 8192  # taken over from the others: not measured
+    min_tokens = MinTokens(8192, 8192)  # taken over from the others: not measured
 
     def __init__(self, wrapper: Wrapper) -> None:
         self._wrapper = wrapper

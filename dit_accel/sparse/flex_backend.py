@@ -18,7 +18,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad
 
 from ..errors import BackendUnavailableError
-from .backends import TorchOps
+from .backends import MinTokens, TorchOps
 from .clusters import Clusters, Selection, summarize
 
 _QUERIES, _KEYS = 64, 32  # tokens a block: a cluster is padded by half of one, and those of keys are the smaller ones
@@ -33,7 +33,7 @@ class FlexBackend(TorchOps):
 
     # On a CPU, at 30 % density and in float32, it breaks even here with stand-ins, and at 2048 without them. There the
     # backend "torch" is the fast one.
-    min_tokens = 8192
+    min_tokens = MinTokens(8192, 8192)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, selection: Selection, scale: float) -> Tensor:
         """See `Backend.attend`. The first call of a kind compiles, which takes seconds.

@@ -212,7 +212,7 @@ class SparseLayer:
             return "a guider changes this attention"
         if call.key.shape[1] - call.query.shape[1] not in (0, num_text):
             return "fewer queries than keys"
-        return why_dense(self._denoiser.config, call.query.device, call.key.shape[1] - num_text)
+        return why_dense(self._denoiser.config, call.query, call.key.shape[1] - num_text)
 
     def _attend_sparse(self, call: AttentionCall, num_text: int) -> Tensor:
         query, key, value = _alike(call, at_start=self._text == "start")

@@ -49,7 +49,8 @@ def probe(
     """
     # In the dtype of the model: float32 copies of all keys would be the largest tensors of the layer.
     queries = query[:, rows].transpose(1, 2)
-    scores = (queries @ key.permute(0, 2, 3, 1)).float().mul_(scale)
+    # Keys come first in the product: with the few rows first, a CPU would copy all keys.
+    scores = (key.transpose(1, 2) @ queries.transpose(-1, -2)).transpose(-1, -2).float().mul_(scale)
     if key_mask is not None:
         scores.masked_fill_(~key_mask[:, None, None], -torch.inf)
     values = value.transpose(1, 2)

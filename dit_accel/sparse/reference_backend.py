@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .backends import TorchOps
+from .backends import MinTokens, TorchOps
 from .clusters import Selection
 
 
 class ReferenceBackend(TorchOps):
     """See `Backend`."""
 
-    min_tokens = 0
+    min_tokens = MinTokens(0, 0)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, selection: Selection, scale: float) -> Tensor:
         """See `Backend.attend`."""

@@ -61,7 +61,7 @@ def svg2_attention(
     backend = load_backend(config.backend, query.device)
     batch, num_tokens, heads = query.shape[:3]
     num_pairs = batch * heads * num_tokens * num_tokens
-    reason = why_dense(config, query.device, num_tokens - sum(text))
+    reason = why_dense(config, query, num_tokens - sum(text))
     if reason is not None:
         return _dense(query, key, value, key_mask, scale), SparseInfo(num_pairs, reason)
 
@@ -76,10 +76,13 @@ def svg2_attention(
     return out, SparseInfo(num_pairs, None, selection.pairs().sum(), error, state.nbytes)
 
 
-def why_dense(config: SVG2Config, device: torch.device, num_video_tokens: int) -> str | None:
-    """Why attention over so many video tokens is computed dense; None if it is not."""
-    min_tokens = load_backend(config.backend, device).min_tokens if config.min_tokens == "auto" else config.min_tokens
-    return f"fewer than {max(min_tokens, 1)} tokens" if num_video_tokens < max(min_tokens, 1) else None
+def why_dense(config: SVG2Config, query: Tensor, num_video_tokens: int) -> str | None:
+    """Why attention over so many video tokens is computed dense for such queries; None if it is not."""
+    limit = config.min_tokens
+    if limit == "auto":
+        limits = load_backend(config.backend, query.device).min_tokens
+        limit = limits.float32 if query.dtype.itemsize > 2 else limits.half
+    return f"fewer than {max(limit, 1)} tokens" if num_video_tokens < max(limit, 1) else None
 
 
 @dataclass(frozen=True, slots=True)

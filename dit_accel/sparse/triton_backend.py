@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BackendUnavailableError, ConfigError
-from .backends import Backend
+from .backends import Backend, MinTokens
 from .clusters import Clusters, Selection
 
 _MIN_CAPABILITY = 8  # Ampere: the first with bfloat16 and asynchronous copies
@@ -19,7 +19,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 class TritonBackend:
     """See `Backend`."""
 
-    min_tokens = 8192
+    min_tokens = MinTokens(8192, 8192)
     """An estimate, not measured: from there on dense attention takes longer than a hundred launches do."""
 
     def assign(self, tokens: Tensor, centroids: Tensor) -> Tensor:

@@ -102,16 +102,17 @@ def backends() -> str:
     rows = []
     for path in sorted((ROOT / "dit_accel" / "sparse").glob("*_backend.py")):
         rows.append([code(path.stem.removesuffix("_backend")), *_engine(path)])
-    return table(["backend", "sparse from (tokens)", "what it is"], rows, text_columns=3)
+    columns = ["backend", "sparse from (tokens, float32)", "half precision", "what it is"]
+    return table(columns, rows, text_columns=4)
 
 
-def _engine(path: Path) -> tuple[str, str]:
+def _engine(path: Path) -> tuple[str, str, str]:
     """Its break-even, and what the first paragraph of its module says."""
     module = import_module(f"dit_accel.sparse.{path.stem}")
     engines = [value for value in vars(module).values() if isinstance(value, type) and "min_tokens" in vars(value)]
     (min_tokens,) = {vars(engine)["min_tokens"] for engine in engines}
     what = (module.__doc__ or "").split("\n\n")[0].split(": ", 1)[1]
-    return str(min_tokens), " ".join(what.split()).replace("``", "`")
+    return str(min_tokens.float32), str(min_tokens.half), " ".join(what.split()).replace("``", "`")
 
 
 def cache_overhead() -> str:

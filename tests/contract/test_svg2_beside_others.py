@@ -124,7 +124,7 @@ def test_dense_steps_and_layers_are_counted(wan: Lab) -> None:
 def test_short_sequences_are_dense_bit_for_bit_and_the_stats_tell(wan: Lab) -> None:
     with enable_acceleration(wan.pipe, SVG2Config(dense_steps=0, dense_layers=0)) as acceleration:
         assert wan.run().equal(wan.full)
-        assert acceleration.stats.dense_reasons == {"fewer than 2048 tokens": acceleration.stats.dense_calls}
+        assert acceleration.stats.dense_reasons == {"fewer than 4096 tokens": acceleration.stats.dense_calls}
         assert (acceleration.stats.density, acceleration.stats.sparse_density) == (1.0, None)
 
 

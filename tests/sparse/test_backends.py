@@ -11,7 +11,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from dit_accel import configs
 from dit_accel.errors import BackendUnavailableError, ConfigError
-from dit_accel.sparse import backends, reference
+from dit_accel.sparse import backends, reference, torch_backend
 from dit_accel.sparse.clusters import Clusters, Selection
 from tests.sparse.conftest import Tokens, relative_error, selection, tokens
 
@@ -102,6 +102,21 @@ class TestConformance:
         found = backend.attend(*(x[:, shuffle] for x in qkv), shuffled, 0.125)
         wanted = backend.attend(*qkv, chosen, 0.125)[:, shuffle]
         assert relative_error(found, wanted) <= BARS[dtype]
+
+
+@pytest.mark.parametrize("dtype", list(BARS), ids=str)
+def test_attention_off_the_cpu_is_that_on_it(dtype: torch.dtype) -> None:
+    """Of the backend "torch": output and mass, with columns that only fill a block up."""
+    query, key, value = (x[0, :, 0].to(dtype) for x in tokens(1, 128, 1, 64))
+    bias = torch.zeros(1, 1, 128, 128, dtype=dtype)
+    bias[..., 100:] = -torch.inf
+    found = [
+        attend(query, key, value, bias, 0.125)
+        for attend in (torch_backend._flash_attention, torch_backend._plain_attention)
+    ]
+    for one, other in zip(*found, strict=True):
+        assert relative_error(one, other) <= BARS[dtype]
+    assert found[0].mass.shape == (128, 1) and found[0].mass.dtype == torch.float32
 
 
 def test_an_unknown_backend_names_the_nearest() -> None:

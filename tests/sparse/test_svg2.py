@@ -116,8 +116,14 @@ def test_a_short_sequence_is_dense_and_says_why() -> None:
     qkv = semantic(100)
     out, info = svg2_attention(*qkv, SVG2Config())
     assert torch.equal(out, dense(qkv))
-    assert info.dense_reason == "fewer than 2048 tokens"
+    assert info.dense_reason == "fewer than 4096 tokens"
     assert info.density == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_dense_attention_is_faster_for_longer_in_half_precision(dtype: torch.dtype) -> None:
+    info = svg2_attention(*(x.to(dtype) for x in semantic(100)), SVG2Config())[1]
+    assert info.dense_reason == "fewer than 32768 tokens"
 
 
 def test_random_numbers_of_the_user_are_left_alone() -> None:
