@@ -143,7 +143,7 @@ def test_a_task_that_ends_its_workers_is_named(
     pipe: Any, pool: module.RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(WorkersLost, match="4 workers ended, one after the other"):
-        pool.submit(os._exit, 3).result(timeout=300)
+        pool.submit(signal.raise_signal, signal.SIGKILL).result(timeout=300)
     assert pool.submit(max, 3, 4).result(timeout=300) == 4, "others are done all the same"
 
 
@@ -163,7 +163,7 @@ def test_a_pipeline_that_cannot_be_loaded_is_an_error(pipe: Any, tmp_path: Path)
 
 def test_workers_that_end_while_they_load_are_an_error() -> None:
     with (
-        ray_pool(functools.partial(os._exit, 3), num_workers=1) as pool,
+        ray_pool(functools.partial(signal.raise_signal, signal.SIGKILL), num_workers=1) as pool,
         pytest.raises(JobError, match="4 workers ended, one after the other, while they loaded the pipeline"),
     ):
         pool.submit(os.getpid).result(timeout=300)
