@@ -131,23 +131,28 @@ def _schedule(graph: ErrorGraph, path: tuple[int, ...], objective: str, power: f
     return CacheSchedule(graph.num_steps, path, {**graph.provenance, **solved}, forecast_weights(graph, path))
 
 
-def path_provenance(graph: ErrorGraph, path: tuple[int, ...]) -> dict[str, Any]:
+def path_provenance(graph: ErrorGraph, path: tuple[int, ...], forecast: str | None = None) -> dict[str, Any]:
     """The forecast of every edge of the path if not all hold, and which edges were not measured if there are any."""
     edges = [edge for edge in pairwise(path) if edge[1] > edge[0] + 1]
-    names = {f"{i}-{j}": graph.forecasts.get((i, j), "hold") for i, j in edges}
+    names = {f"{i}-{j}": forecast or graph.forecasts.get((i, j), "hold") for i, j in edges}
     estimated = [f"{i}-{j}" for i, j in edges if (i, j) in graph.estimated]
     found = {"edge_forecasts": names if set(names.values()) - {"hold"} else None, "estimated_edges": estimated}
     return {key: value for key, value in found.items() if value}
 
 
-def forecast_weights(graph: ErrorGraph, path: tuple[int, ...]) -> dict[int, tuple[float, ...]]:
-    """Reuse step -> weights of the compute steps of ``path`` before it, by the forecast of the edge it lies in."""
+def forecast_weights(
+    graph: ErrorGraph, path: tuple[int, ...], forecast: str | None = None
+) -> dict[int, tuple[float, ...]]:
+    """Reuse step -> weights of the compute steps of ``path`` before it.
+
+    By the forecast of the edge it lies in, or by one for all edges.
+    """
     weights = {}
     for number, (start, stop) in enumerate(pairwise(path), 1):
-        forecast = graph.forecasts.get((start, stop), "hold")
-        if forecast != "hold" and graph.model is not None:
+        name = forecast or graph.forecasts.get((start, stop), "hold")
+        if name != "hold" and graph.model is not None:
             for step in range(start + 1, stop):
-                weights[step] = graph.model.weights(forecast, path[:number], step)
+                weights[step] = graph.model.weights(name, path[:number], step)
     return weights
 
 

@@ -23,6 +23,7 @@ from .error_graph import ErrorGraph
 from .job import describe_job, quiet
 from .planner import OF_PATH, forecast_weights, path_provenance, predicted_error
 from .request import ProfileJob
+from .residual_model import SLOPE
 from .task_runner import TaskRunner
 from .workdir import WorkDir
 
@@ -44,7 +45,9 @@ def polish(
 ) -> CacheSchedule:
     """Hill climbing over schedules of the same budget: one compute step moves, the better of the two stays.
 
-    Moves that the graph's model predicts to be best are tried first. Tried is a whole run on every batch of the
+    Before that the same steps are tried with the forecast ``"slope"`` for all edges, which goes on along the line
+    through the last two residuals; if it is better, it stays. Moves that the graph's model predicts to be best are
+    tried first. Tried is a whole run on every batch of the
     profile; the error is the mean L1 of its final latents, geometrically averaged over the videos: PSNR goes by
     the logarithm, and no video counts more for being hard.
 
@@ -128,7 +131,12 @@ def _climbed(graph: ErrorGraph, schedule: CacheSchedule, rollouts: int, trials: 
     best, before = schedule, trials.error(schedule)
     if not math.isfinite(before):
         raise JobError(f"A run of {schedule.name!r} ends in NaN or infinity, so it cannot be polished.")
-    least, tried, left = before, {schedule.compute_steps}, rollouts
+    least, left, forecast, tried = before, rollouts, None, {schedule.compute_steps}
+    sloping = _schedule(graph, schedule.compute_steps, SLOPE)
+    if sloping.forecasts != schedule.forecasts:
+        left, error = left - 1, trials.error(sloping)
+        if error < least:
+            best, least, forecast = sloping, error, SLOPE
     while left:
         candidates = sorted(
             (path for path in set(_neighbours(best, graph)) if path not in tried),
@@ -138,7 +146,7 @@ def _climbed(graph: ErrorGraph, schedule: CacheSchedule, rollouts: int, trials: 
         for path in candidates[:left]:
             tried.add(path)
             left -= 1
-            candidate = CacheSchedule(graph.num_steps, path, {}, forecast_weights(graph, path))
+            candidate = _schedule(graph, path, forecast)
             error = trials.error(candidate)
             if error < least:
                 best, least, improved = candidate, error, True
@@ -147,8 +155,12 @@ def _climbed(graph: ErrorGraph, schedule: CacheSchedule, rollouts: int, trials: 
             break
     note = {"rollouts": rollouts - left, "error_before": before, "error_after": least}
     known = {key: value for key, value in schedule.provenance.items() if key not in OF_PATH}
-    provenance = {**known, **path_provenance(graph, best.compute_steps), "polish": note}
+    provenance = {**known, **path_provenance(graph, best.compute_steps, forecast), "polish": note}
     return CacheSchedule(graph.num_steps, best.compute_steps, provenance, best.forecasts)
+
+
+def _schedule(graph: ErrorGraph, path: tuple[int, ...], forecast: str | None) -> CacheSchedule:
+    return CacheSchedule(graph.num_steps, path, {}, forecast_weights(graph, path, forecast))
 
 
 def _neighbours(schedule: CacheSchedule, graph: ErrorGraph) -> Iterator[tuple[int, ...]]:

@@ -20,7 +20,7 @@ from dit_accel.errors import AlreadyAcceleratedError, ConfigError, JobError
 from dit_accel.profiling import polish as module
 from dit_accel.profiling.error_graph import ErrorGraph
 from dit_accel.profiling.job import profile
-from dit_accel.profiling.planner import plan
+from dit_accel.profiling.planner import forecast_weights, plan
 from dit_accel.profiling.polish import polish, predicted_error
 from dit_accel.profiling.request import ProfileJob, checked_job
 from dit_accel.schedule import CacheSchedule
@@ -101,6 +101,11 @@ def counted(pipe: Any) -> Iterator[list[int]]:
         handle.remove()
 
 
+def key(schedule: CacheSchedule) -> str:
+    """Its steps and its weights."""
+    return f"{schedule.compute_steps} {sorted(schedule.forecasts.items())}"
+
+
 def trials(work: Path) -> int:
     return len(list((work / "trials").glob("*.json")))
 
@@ -133,39 +138,71 @@ def test_until_no_move_is_better(
     pipe: Any, job: ProfileJob, graph: ErrorGraph, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With many rollouts it stops by itself, at a schedule that no neighbour beats."""
-    errors: dict[tuple[int, ...], float] = {}
+    errors: dict[str, float] = {}
     original = module._Trials.error
 
     def noted(self: Any, schedule: CacheSchedule) -> float:
-        assert schedule.compute_steps not in errors, "tried twice"
-        errors[schedule.compute_steps] = original(self, schedule)
-        return errors[schedule.compute_steps]
+        assert key(schedule) not in errors, "tried twice"
+        errors[key(schedule)] = original(self, schedule)
+        return errors[key(schedule)]
 
     monkeypatch.setattr(module._Trials, "error", noted)
     found = polish(pipe, job, graph, plan(graph, BUDGET), rollouts=200, workdir=work, progress=False)
     assert found.provenance["polish"]["rollouts"] == len(errors) - 1 < 200
-    assert found.provenance["polish"]["error_after"] == errors[found.compute_steps] == min(errors.values())
-    steps = set(found.compute_steps)
+    assert found.provenance["polish"]["error_after"] == errors[key(found)] == min(errors.values())
+    steps, tried = set(found.compute_steps), {name.split(")")[0] + ")" for name in errors}
     for moved, place in itertools.product(steps - {0, NUM_STEPS - 1}, set(range(NUM_STEPS)) - steps):
         path = tuple(sorted(steps - {moved} | {place}))
         if all(graph.error(i, j) is not None for i, j in itertools.pairwise(path)):
-            assert path in errors
+            assert str(path) in tried
 
 
 def test_the_best_prediction_is_tried_first(
     pipe: Any, job: ProfileJob, graph: ErrorGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[tuple[int, ...]] = []
+    tried: list[CacheSchedule] = []
 
     def noted(self: Any, schedule: CacheSchedule) -> float:
-        tried.append(schedule.compute_steps)
+        tried.append(schedule)
         return 1.0
 
     monkeypatch.setattr(module._Trials, "error", noted)
     found = polish(pipe, job, graph, LATE, rollouts=50, progress=False)
-    assert tried[0] == LATE.compute_steps == found.compute_steps
-    predicted = [predicted_error(graph, path) for path in tried[1:]]
+    assert tried[0] == LATE and found.compute_steps == LATE.compute_steps and found.forecasts == LATE.forecasts
+    predicted = [predicted_error(graph, schedule.compute_steps) for schedule in tried[1:]]
     assert len(predicted) > 2 and predicted == sorted(predicted)
+
+
+@pytest.mark.parametrize("is_better", [True, False])
+def test_a_slope_for_all_edges_is_kept_where_it_is_better(
+    pipe: Any, job: ProfileJob, graph: ErrorGraph, monkeypatch: pytest.MonkeyPatch, is_better: bool
+) -> None:
+    """Then moves are tried with it, too, and it is written down."""
+    assert graph.model is not None
+    model, tried = graph.model, []
+
+    def sloping(schedule: CacheSchedule) -> dict[int, tuple[float, ...]]:
+        steps = schedule.compute_steps
+        wanted = {
+            k: model.weights("slope", [i for i in steps if i < k], k) for k in set(range(NUM_STEPS)) - set(steps)
+        }
+        return {step: weights for step, weights in wanted.items() if len(weights) > 1}  # others hold
+
+    def noted(self: Any, schedule: CacheSchedule) -> float:
+        tried.append(schedule)
+        return 0.5 if (schedule.forecasts == sloping(schedule)) == is_better else 1.0
+
+    monkeypatch.setattr(module._Trials, "error", noted)
+    start = plan(graph, BUDGET)
+    assert start.forecasts != sloping(start)
+    found = polish(pipe, job, graph, start, rollouts=4, progress=False)
+    assert tried[1].compute_steps == start.compute_steps and tried[1].forecasts == sloping(start)
+    assert len(tried) == 5
+    for each in tried[2:]:
+        own = CacheSchedule(NUM_STEPS, each.compute_steps, {}, forecast_weights(graph, each.compute_steps))
+        assert each.forecasts == (sloping(each) if is_better else own.forecasts)
+    assert found.forecasts == (sloping(start) if is_better else start.forecasts)
+    assert (set(found.provenance["edge_forecasts"].values()) == {"slope"}) == is_better
 
 
 def test_nothing_is_run_twice(pipe: Any, job: ProfileJob, graph: ErrorGraph, work: Path) -> None:

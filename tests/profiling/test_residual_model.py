@@ -82,8 +82,23 @@ def test_fitted_weights_find_what_the_residuals_were_made_from():
     assert model.weights("scaled", (0, 1, 3, 4), 7) == pytest.approx((-1.5,), abs=1e-4)
 
 
+@given(forecasts(), st.floats(-5, 5))
+@settings(deadline=None, max_examples=100)
+def test_a_slope_is_the_best_point_on_the_line(case, other):
+    """Through the last two residuals; with one alone it holds."""
+    residuals, steps, step = case
+    model = model_of(residuals)
+    weights = model.weights("slope", steps, step)
+    assert sum(weights) == pytest.approx(1, abs=1e-12) and len(weights) == min(2, len(steps))
+    best = model.local_error(steps, weights, step)
+    elsewhere = (-other, 1 + other) if len(weights) == 2 else (1.0,)
+    for worse in (elsewhere, model.weights("hold", steps, step), model.weights("taylor1", steps, step)):
+        assert model.local_error(steps, worse, step) >= best - 1e-4 * rms(residuals)
+
+
 def test_equal_residuals_give_no_wild_weights():
     model = model_of(np.ones((NUM_STEPS, ELEMENTS)))
+    assert model.weights("slope", (0, 1, 2), 5) == pytest.approx((0, 1), abs=1e-4)
     weights = model.weights("fitted", (0, 1, 2), 5)
     assert sum(weights) == pytest.approx(1, abs=1e-4) and max(map(abs, weights)) < 1
 
