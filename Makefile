@@ -6,7 +6,8 @@ VENV ?= .venv
 TORCH_VERSION ?= 2.13.0
 WORKDIR ?= build/digits-wan
 JOBS ?= 2
-PYTEST_WORKERS ?= $(JOBS)
+# One more than processors: many tests wait for processes of their own.
+PYTEST_WORKERS ?= 3
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile

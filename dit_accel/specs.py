@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from .configs import Config, DBCacheConfig, Forecast, LeMiCaConfig, PlannedForecast, SVG2Config
+from .configs import Config, DBCacheConfig, Forecast, LeMiCaConfig, SVG2Config
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -149,12 +149,10 @@ class PipelineSpec:
 LEMICA_PRESETS = ("lemica-slow", "lemica-medium", "lemica-fast", "lemica-ultra")
 
 
-def lemica_presets(
-    variant: str, names: tuple[str, ...] = LEMICA_PRESETS, *, forecast: PlannedForecast = "schedule"
-) -> dict[str, PresetBuilder]:
-    """Presets that are each a shipped schedule ``<variant>/<name>``, with its own forecast or with another."""
+def lemica_presets(variant: str, names: tuple[str, ...] = LEMICA_PRESETS) -> dict[str, PresetBuilder]:
+    """Presets that are each a shipped schedule ``<variant>/<name>``."""
 
     def builder(name: str) -> PresetBuilder:
-        return lambda: (LeMiCaConfig(f"{variant}/{name}", forecast=forecast),)
+        return lambda: (LeMiCaConfig(f"{variant}/{name}"),)
 
     return {name: builder(name) for name in names}

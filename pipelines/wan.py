@@ -169,9 +169,7 @@ WAN = register_pipeline(
                 denoiser_config={"num_layers": 12, "num_attention_heads": 4, "attention_head_dim": 32, "text_dim": 64},
                 # Chosen on prompts that no report uses. A first-order forecast suits this model.
                 presets={
-                    **lemica_presets("digits-wan", (*LEMICA_PRESETS, "planned-slow", "planned-fast")),
-                    # Over edges so long, weights that were fitted to few videos serve unlike ones badly.
-                    **lemica_presets("digits-wan", ("lemica-turbo",), forecast="taylor1"),
+                    **lemica_presets("digits-wan", (*LEMICA_PRESETS, "lemica-turbo", "planned-slow", "planned-fast")),
                     **dbcache_presets(slow=0.06, medium=0.08, fast=0.10, forecast="taylor1"),
                     "svg2": lambda: (_DIGITS_SVG2,),
                     "svg2-turbo": lambda: (replace(_DIGITS_SVG2, top_p=0.66, min_kept_ratio=0.25, dense_steps=0.1),),

@@ -156,12 +156,14 @@ def forecast_weights(
     return weights
 
 
-def predicted_error(graph: ErrorGraph, path: tuple[int, ...]) -> float:
-    """What is expected of a whole path: the sum over its edges.
+def predicted_error(graph: ErrorGraph, path: tuple[int, ...], forecast: str | None = None) -> float:
+    """What is expected of a whole path: the sum over its edges, each with its own forecast or all with one.
 
     By the graph's model, if it has gains: it knows the compute steps that really come before each edge.
     """
     edges = [(i, j, path[:number]) for number, (i, j) in enumerate(pairwise(path), 1) if j > i + 1]
     if graph.model is None or not graph.model.gains:
         return math.fsum(graph.error(i, j) or 0.0 for i, j, _ in edges)
-    return math.fsum(graph.model.estimate(i, j, graph.forecasts.get((i, j), "hold"), before) for i, j, before in edges)
+    return math.fsum(
+        graph.model.estimate(i, j, forecast or graph.forecasts.get((i, j), "hold"), before) for i, j, before in edges
+    )

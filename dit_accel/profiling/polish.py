@@ -45,11 +45,10 @@ def polish(
 ) -> CacheSchedule:
     """Hill climbing over schedules of the same budget: one compute step moves, the better of the two stays.
 
-    Before that the same steps are tried with the forecast ``"slope"`` for all edges, which goes on along the line
-    through the last two residuals; if it is better, it stays. Moves that the graph's model predicts to be best are
-    tried first. Tried is a whole run on every batch of the
-    profile; the error is the mean L1 of its final latents, geometrically averaged over the videos: PSNR goes by
-    the logarithm, and no video counts more for being hard.
+    Moves that the graph's model predicts to be best are tried first. At last the forecast ``"slope"`` is tried for all
+    edges, which goes on along the line through the last two residuals; if it is better, moves go on with it. Tried is
+    a whole run on every batch of the profile; the error is the mean L1 of its final latents, geometrically averaged
+    over the videos: PSNR goes by the logarithm, and no video counts more for being hard.
 
     Args:
         pipe: the pipeline that was profiled.
@@ -131,16 +130,29 @@ def _climbed(graph: ErrorGraph, schedule: CacheSchedule, rollouts: int, trials: 
     best, before = schedule, trials.error(schedule)
     if not math.isfinite(before):
         raise JobError(f"A run of {schedule.name!r} ends in NaN or infinity, so it cannot be polished.")
-    least, left, forecast, tried = before, rollouts, None, {schedule.compute_steps}
-    sloping = _schedule(graph, schedule.compute_steps, SLOPE)
-    if sloping.forecasts != schedule.forecasts:
+    best, least, left = _moved(graph, (best, before), rollouts - 1, None, trials)
+    sloping, left, forecast = _schedule(graph, best.compute_steps, SLOPE), left + 1, None
+    if sloping.forecasts != best.forecasts:
         left, error = left - 1, trials.error(sloping)
         if error < least:
-            best, least, forecast = sloping, error, SLOPE
+            forecast = SLOPE
+            best, least, left = _moved(graph, (sloping, error), left, forecast, trials)
+    note = {"rollouts": rollouts - left, "error_before": before, "error_after": least}
+    known = {key: value for key, value in schedule.provenance.items() if key not in OF_PATH}
+    provenance = {**known, **path_provenance(graph, best.compute_steps, forecast), "polish": note}
+    return CacheSchedule(graph.num_steps, best.compute_steps, provenance, best.forecasts)
+
+
+def _moved(
+    graph: ErrorGraph, start: tuple[CacheSchedule, float], left: int, forecast: str | None, trials: _Trials
+) -> tuple[CacheSchedule, float, int]:
+    """The best schedule by moves from ``start``, its error, and how many trials of ``left`` are left."""
+    best, least = start
+    tried = {best.compute_steps}
     while left:
         candidates = sorted(
             (path for path in set(_neighbours(best, graph)) if path not in tried),
-            key=lambda path: (predicted_error(graph, path), path),
+            key=lambda path: (predicted_error(graph, path, forecast), path),
         )
         improved = False
         for path in candidates[:left]:
@@ -153,10 +165,7 @@ def _climbed(graph: ErrorGraph, schedule: CacheSchedule, rollouts: int, trials: 
                 break
         if not improved:
             break
-    note = {"rollouts": rollouts - left, "error_before": before, "error_after": least}
-    known = {key: value for key, value in schedule.provenance.items() if key not in OF_PATH}
-    provenance = {**known, **path_provenance(graph, best.compute_steps, forecast), "polish": note}
-    return CacheSchedule(graph.num_steps, best.compute_steps, provenance, best.forecasts)
+    return best, least, left
 
 
 def _schedule(graph: ErrorGraph, path: tuple[int, ...], forecast: str | None) -> CacheSchedule:
