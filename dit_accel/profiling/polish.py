@@ -130,9 +130,10 @@ def _climbed(graph: ErrorGraph, schedule: CacheSchedule, rollouts: int, trials: 
     best, before = schedule, trials.error(schedule)
     if not math.isfinite(before):
         raise JobError(f"A run of {schedule.name!r} ends in NaN or infinity, so it cannot be polished.")
-    best, least, left = _moved(graph, (best, before), rollouts - 1, None, trials)
-    sloping, left, forecast = _schedule(graph, best.compute_steps, SLOPE), left + 1, None
-    if sloping.forecasts != best.forecasts:
+    kept = int(_sloping(graph, schedule).forecasts != schedule.forecasts)  # one rollout, for the slope
+    best, least, left = _moved(graph, (best, before), rollouts - kept, None, trials)
+    sloping, left, forecast = _sloping(graph, best), left + kept, None
+    if left and sloping.forecasts != best.forecasts:
         left, error = left - 1, trials.error(sloping)
         if error < least:
             forecast = SLOPE
@@ -170,6 +171,10 @@ def _moved(
 
 def _schedule(graph: ErrorGraph, path: tuple[int, ...], forecast: str | None) -> CacheSchedule:
     return CacheSchedule(graph.num_steps, path, {}, forecast_weights(graph, path, forecast))
+
+
+def _sloping(graph: ErrorGraph, schedule: CacheSchedule) -> CacheSchedule:
+    return _schedule(graph, schedule.compute_steps, SLOPE)
 
 
 def _neighbours(schedule: CacheSchedule, graph: ErrorGraph) -> Iterator[tuple[int, ...]]:
