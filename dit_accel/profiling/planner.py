@@ -143,7 +143,7 @@ def path_provenance(graph: ErrorGraph, path: tuple[int, ...], forecast: str | No
 def forecast_weights(
     graph: ErrorGraph, path: tuple[int, ...], forecast: str | None = None
 ) -> dict[int, tuple[float, ...]]:
-    """Reuse step -> weights of the compute steps of ``path`` before it.
+    """Reuse step -> weights of the compute steps of ``path`` before it; steps that hold have none.
 
     By the forecast of the edge it lies in, or by one for all edges.
     """
@@ -153,7 +153,7 @@ def forecast_weights(
         if name != "hold" and graph.model is not None:
             for step in range(start + 1, stop):
                 weights[step] = graph.model.weights(name, path[:number], step)
-    return weights
+    return {step: found for step, found in weights.items() if found != (1.0,)}
 
 
 def predicted_error(graph: ErrorGraph, path: tuple[int, ...], forecast: str | None = None) -> float:
