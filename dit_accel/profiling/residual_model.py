@@ -98,8 +98,9 @@ class ResidualModel:
         """What the residuals of the last compute steps (``steps``, newest last) are multiplied by at ``step``.
 
         ``"fitted"`` and ``"scaled"`` minimise the squared local error over all that was recorded, with three steps and
-        with one; ``"slope"`` does along the line through the last two. ``"taylor1"`` and ``"taylor2"`` are polynomials
-        in model time.
+        with one. ``"taylor1"`` and ``"taylor2"`` are polynomials in model time. ``"slope"`` goes along the line
+        through the last two, halfway between as far as ``"taylor1"`` and as far as minimises the error: what was
+        recorded of few videos is not to decide alone.
         """
         used = list(steps[-(2 if forecast == SLOPE else FORECASTS[forecast]) :])
         if forecast == "hold" or (forecast == SLOPE and len(used) == 1):
@@ -111,7 +112,8 @@ class ResidualModel:
         try:
             if forecast == SLOPE:
                 line = np.array([-1.0, 1.0])
-                far = np.linalg.solve([[line @ inner @ line]], [line @ (wanted - self.gram[used, used[1]])])[0]
+                fitted = np.linalg.solve([[line @ inner @ line]], [line @ (wanted - self.gram[used, used[1]])])[0]
+                far = (fitted - taylor_weights(step, used, self.times)[0]) / 2
                 return float(-far), float(1 + far)
             return tuple(map(float, np.linalg.solve(inner, wanted)))
         except np.linalg.LinAlgError:

@@ -84,21 +84,25 @@ def test_fitted_weights_find_what_the_residuals_were_made_from():
 
 @given(forecasts(), st.floats(-5, 5))
 @settings(deadline=None, max_examples=100)
-def test_a_slope_is_the_best_point_on_the_line(case, other):
+def test_a_slope_is_halfway_between_the_best_point_of_the_line_and_the_polynomial(case, other):
     """Through the last two residuals; with one alone it holds."""
     residuals, steps, step = case
     model = model_of(residuals)
     weights = model.weights("slope", steps, step)
-    assert sum(weights) == pytest.approx(1, abs=1e-12) and len(weights) == min(2, len(steps))
-    best = model.local_error(steps, weights, step)
-    elsewhere = (-other, 1 + other) if len(weights) == 2 else (1.0,)
-    for worse in (elsewhere, model.weights("hold", steps, step), model.weights("taylor1", steps, step)):
-        assert model.local_error(steps, worse, step) >= best - 1e-4 * rms(residuals)
+    if len(steps) == 1:
+        assert weights == (1.0,)
+        return
+    assert sum(weights) == pytest.approx(1, abs=1e-9)
+    best = 2 * np.array(weights) - np.array(model.weights("taylor1", steps, step))
+    least = model.local_error(steps, best, step)
+    for worse in ((-other, 1 + other), (0.0, 1.0), model.weights("taylor1", steps, step)):
+        assert model.local_error(steps, worse, step) >= least - 1e-4 * rms(residuals)
 
 
 def test_equal_residuals_give_no_wild_weights():
     model = model_of(np.ones((NUM_STEPS, ELEMENTS)))
-    assert model.weights("slope", (0, 1, 2), 5) == pytest.approx((0, 1), abs=1e-4)
+    halfway = np.array([0, 1]) + model.weights("taylor1", (0, 1, 2), 5)
+    assert model.weights("slope", (0, 1, 2), 5) == pytest.approx(tuple(halfway / 2), abs=1e-4)
     weights = model.weights("fitted", (0, 1, 2), 5)
     assert sum(weights) == pytest.approx(1, abs=1e-4) and max(map(abs, weights)) < 1
 
