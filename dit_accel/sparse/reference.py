@@ -38,6 +38,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, selection: Selection, scal
         values = torch.cat([values, selection.pseudo.value], dim=2)
     outputs = []
     for rows in torch.arange(query.shape[1], device=query.device).split(_CHUNK):
-        weights = token_logits(query, key, selection, rows, scale).softmax(-1).nan_to_num(0.0)
+        logits = token_logits(query, key, selection, rows, scale)
+        weights = logits.softmax(-1).masked_fill(logits.isneginf().all(-1, keepdim=True), 0.0)
         outputs.append((weights @ values).to(query.dtype))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()

@@ -119,6 +119,18 @@ def test_attention_off_the_cpu_is_that_on_it(dtype: torch.dtype) -> None:
     assert found[0].mass.shape == (128, 1) and found[0].mass.dtype == torch.float32
 
 
+@pytest.mark.parametrize("pseudo", ["none", "variance"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_query_that_is_not_a_number_gives_none(name: str, pseudo: str) -> None:
+    """Not zero, which would look like a result. Other queries of its cluster are left alone."""
+    query, key, value = tokens(1, 120, 1, 64)
+    chosen = selection((query, key, value), 4, 6, pseudo=pseudo, kept_share=0.6)
+    query[0, 7] = torch.nan
+    found = backends.load_backend(name, CPU).attend(query, key, value, chosen, 0.125)
+    assert found[0, 7].isnan().all()
+    assert found[0, torch.arange(120) != 7].isfinite().all()
+
+
 def test_an_unknown_backend_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no backend 'torhc'.*Did you mean 'torch'"):
         backends.load_backend("torhc", CPU)
