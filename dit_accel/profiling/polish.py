@@ -130,9 +130,9 @@ def _climbed(graph: ErrorGraph, schedule: CacheSchedule, rollouts: int, trials: 
     best, before = schedule, trials.error(schedule)
     if not math.isfinite(before):
         raise JobError(f"A run of {schedule.name!r} ends in NaN or infinity, so it cannot be polished.")
-    kept = int(_sloping(graph, schedule).forecasts != schedule.forecasts)  # one rollout, for the slope
-    best, least, left = _moved(graph, (best, before), rollouts - kept, None, trials)
-    sloping, left, forecast = _sloping(graph, best), left + kept, None
+    spare = int(_sloping(graph, schedule).forecasts != schedule.forecasts)  # one rollout, for the slope
+    best, least, left = _moved(graph, (best, before), rollouts - spare, None, trials)
+    sloping, left, forecast = _sloping(graph, best), left + spare, None
     if left and sloping.forecasts != best.forecasts:
         left, error = left - 1, trials.error(sloping)
         if error < least:

@@ -102,9 +102,10 @@ def cluster_means(tokens: Tensor, clusters: Clusters) -> tuple[Tensor, Tensor]:
         tokens: [B, S, H, D].
         clusters: of the same tokens.
     """
-    rows, values = _rows(tokens, clusters), _values(tokens)
-    means = _means(values, rows, clusters)
-    return means, (_means(values.square(), rows, clusters) - means.square()).clamp(min=0)
+    rows = _rows(tokens, clusters)
+    means = _means(_values(tokens), rows, clusters)
+    squares = tokens.reshape(-1, tokens.shape[-1]).to(torch.float32, copy=True).square_()  # one copy alive at a time
+    return means, (_means(squares, rows, clusters) - means.square()).clamp(min=0)
 
 
 def cluster_mean(tokens: Tensor, clusters: Clusters) -> Tensor:
