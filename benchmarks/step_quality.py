@@ -111,7 +111,7 @@ def check_untouched(bench: Bench, subjects: Iterable[Subject]) -> None:
 def row(key: tuple[str, int], setting: dict[str, Any], runs: Sequence[dict[str, float]]) -> Row:
     """Means over the videos, the ratio a median; the error is the standard error of the mean.
 
-    Of ST-LPIPS also the median: where a motion turns out another one, one video can be most of the mean.
+    Of ST-LPIPS also the median: one video can be most of the mean.
     """
     columns = {name: [run[name] for run in runs] for name in runs[0]}
     ratios, computed = columns.pop("ratio"), columns.pop("computed_steps")
