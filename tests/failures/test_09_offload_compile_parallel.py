@@ -13,8 +13,11 @@ also on other families, are in ``tests/contract``.
 from __future__ import annotations
 
 import pytest
+import torch
+from accelerate import cpu_offload
+from accelerate.hooks import remove_hook_from_module
 from diffusers import FirstBlockCacheConfig, MagCacheConfig
-from diffusers.hooks import apply_first_block_cache, apply_mag_cache
+from diffusers.hooks import HookRegistry, ModelHook, apply_first_block_cache, apply_mag_cache
 
 from dit_accel import enable_acceleration
 from dit_accel.errors import AlreadyAcceleratedError
@@ -101,3 +104,17 @@ def test_cache_dit_is_refused(pipe):
     pipe.transformer._is_cached = True
     with pytest.raises(AlreadyAcceleratedError, match=r"cached by cache-dit.*cache_dit\.disable_cache\(pipe\)"):
         enable_acceleration(pipe, SCHEDULE)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_hooks_that_are_listed_and_no_longer_called_take_nothing_in(pipe, method):
+    """accelerate's hooks, removed from under diffusers': the blocks have their own forward again, the list is full."""
+    denoiser = pipe.transformer
+    cpu_offload(denoiser, torch.device("cpu"))
+    for block in denoiser.blocks:
+        HookRegistry.check_if_exists_or_initialize(block).register_hook(ModelHook(), "listed")
+    remove_hook_from_module(denoiser, recurse=True)
+    handle = enable(pipe, method)
+    assert run(pipe).equal(alone(method))
+    handle.disable()
+    assert run(pipe).equal(alone(None))
