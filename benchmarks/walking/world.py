@@ -41,7 +41,7 @@ class World:
         self.acceleration: Any = None
         self.method: str | None = None
         self.old: Any = None
-        self.offload, self.has_hooks = "none", False
+        self.offload, self.has_hooks, self.below_hooks = "none", False, "none"
 
     def do(self, action: Action) -> None:
         """One action, and what must hold after each."""
@@ -197,15 +197,24 @@ class World:
             self._start_over()
         else:
             remove(self.pipes[0])
+        if self.has_hooks and self.offload == self.below_hooks == "sequential":
+            self.below_hooks = "gone"
         if OFFLOADS[kind].remove is None:  # diffusers' hooks only leave in reverse order
             self._hooks(False)
         OFFLOADS[kind].apply(self.pipes[0])
         self.offload = kind
 
     def _hooks(self, is_on: bool) -> None:
-        if is_on != self.has_hooks and OFFLOADS[self.offload].remove is not None:
-            (add_hooks if is_on else remove_hooks)(self.pipes[0])
-            self.has_hooks = is_on
+        if is_on == self.has_hooks or OFFLOADS[self.offload].remove is None:
+            return
+        if is_on:
+            add_hooks(self.pipes[0])
+            self.has_hooks, self.below_hooks = True, self.offload
+        elif self.below_hooks == "gone" or self.below_hooks != self.offload == "sequential":
+            self._start_over()  # diffusers' hooks only leave a block that has those of accelerate that it had before
+        else:
+            remove_hooks(self.pipes[0])
+            self.has_hooks = False
 
     def _save_and_load(self) -> None:
         if self.offload not in ("none", "model"):

@@ -95,26 +95,25 @@ def wrap_forward(module: nn.Module, make: Callable[[Forward], Forward]) -> Undo:
 
 
 def _innermost(module: nn.Module) -> tuple[Any, str]:
-    """Owner and attribute of the innermost callable: under diffusers' hooks, under accelerate's, or the forward."""
-    references = _hook_references(module)
-    if any(_is_called(module, reference) for reference in references):
-        return references[0], "forward" if references[0].original_forward is None else "original_forward"
-    return module, "_old_forward" if "_old_forward" in vars(module) else "forward"
+    """Owner and attribute of the innermost callable: under diffusers' hooks, under accelerate's, or the forward.
 
-
-def _is_called(module: nn.Module, reference: Any) -> bool:
-    """Whether the forward goes through a hook of diffusers.
-
-    accelerate's hooks, when they are removed from under diffusers', put the module's own forward back. Then diffusers'
-    are still listed, and never called.
+    Whichever were there first are the inner ones. accelerate's, when they are removed, put back what they had wrapped:
+    diffusers' that were around them are still listed then, and never called.
     """
-    for name in ("forward", "_old_forward"):
-        forward = vars(module).get(name)
-        while forward is not None:
-            cells = getattr(getattr(forward, "func", None), "__closure__", None) or ()
-            if any(cell.cell_contents is reference for cell in cells):
-                return True
-            forward = getattr(forward, "__wrapped__", None)
+    attribute = "_old_forward" if "_old_forward" in vars(module) else "forward"
+    for reference in _hook_references(module):
+        if _goes_through(vars(module).get(attribute), reference):
+            return reference, "forward" if reference.original_forward is None else "original_forward"
+    return module, attribute
+
+
+def _goes_through(forward: Any, reference: Any) -> bool:
+    """Whether a hook of diffusers is called by ``forward``, or by what that wraps."""
+    while forward is not None:
+        cells = getattr(getattr(forward, "func", None), "__closure__", None) or ()
+        if any(cell.cell_contents is reference for cell in cells):
+            return True
+        forward = getattr(forward, "__wrapped__", None)
     return False
 
 

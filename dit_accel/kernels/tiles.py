@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from triton.compiler.compiler import max_shared_mem
 
 from ..errors import ConfigError
 
@@ -51,5 +52,5 @@ def tile_shape(dim: int, dtype: torch.dtype, shared_memory: int) -> tuple[Shape,
 def shared_memory(device: torch.device) -> int:
     """Bytes that a program may use; as on an H100 where there is no GPU and Triton interprets."""
     if device.type == "cuda":
-        return triton.compiler.max_shared_mem(device.index)
+        return max_shared_mem(device.index)
     return 227 << 10

@@ -45,6 +45,7 @@ class SparseDenoiser:
         self.call: DenoiserCall | None = None
         self.layers: list[SparseLayer] = []
         self._trajectory = self._step = -1
+        self._ran: set[str] = set()  # branches, in this step
         self._held_bytes = 0
         self._peers, self._running = peers, running
         peers.append(self)
@@ -60,7 +61,16 @@ class SparseDenoiser:
             has_handed_over = peer is not self and call.step > peer._step + 1
             if call.trajectory != peer._trajectory or has_handed_over:
                 peer.release()
+        if call.step != self._step or call.trajectory != self._trajectory:
+            self._start_step()
+        self._ran.add(call.branch)
         self.call, self._trajectory, self._step = call, call.trajectory, call.step
+
+    def _start_step(self) -> None:
+        """Forget branches that did not run in the step before: guidance may be over."""
+        for layer in self.layers:
+            layer.keep_only(self._ran)
+        self._ran.clear()
 
     def end(self, output: Any) -> None:
         """The forward is over: let go of what no later step needs."""
@@ -174,6 +184,10 @@ class SparseLayer:
     def forget(self, branch: str | None = None) -> None:
         """Free the states of ``branch``, or of all."""
         self._states = {key: kept for key, kept in self._states.items() if branch not in (None, key[0])}
+
+    def keep_only(self, branches: set[str]) -> None:
+        """Free the states of all others."""
+        self._states = {key: kept for key, kept in self._states.items() if key[0] in branches}
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See `AttentionLayer.enter`."""

@@ -106,15 +106,34 @@ def test_cache_dit_is_refused(pipe):
         enable_acceleration(pipe, SCHEDULE)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_hooks_that_are_listed_and_no_longer_called_take_nothing_in(pipe, method):
-    """accelerate's hooks, removed from under diffusers': the blocks have their own forward again, the list is full."""
-    denoiser = pipe.transformer
-    cpu_offload(denoiser, torch.device("cpu"))
-    for block in denoiser.blocks:
+def hooked_above_offload(pipe):
+    """accelerate's hooks on the blocks, and diffusers' around them."""
+    cpu_offload(pipe.transformer, torch.device("cpu"))
+    for block in pipe.transformer.blocks:
         HookRegistry.check_if_exists_or_initialize(block).register_hook(ModelHook(), "listed")
-    remove_hook_from_module(denoiser, recurse=True)
+
+
+@pytest.mark.parametrize("is_hooked_again", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_hooks_that_are_listed_and_no_longer_called_take_nothing_in(pipe, method, is_hooked_again):
+    """accelerate's hooks, removed from under diffusers': the blocks have their own forward again, the list is full."""
+    hooked_above_offload(pipe)
+    remove_hook_from_module(pipe.transformer, recurse=True)
+    if is_hooked_again:
+        for block in pipe.transformer.blocks:
+            block._diffusers_hook.register_hook(ModelHook(), "called")
     handle = enable(pipe, method)
+    assert run(pipe).equal(alone(method))
+    handle.disable()
+    assert run(pipe).equal(alone(None))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_offload_that_is_removed_from_under_hooks_takes_no_acceleration_with_it(pipe, method):
+    hooked_above_offload(pipe)
+    handle = enable(pipe, method)
+    assert run(pipe).equal(alone(method))
+    remove_hook_from_module(pipe.transformer, recurse=True)
     assert run(pipe).equal(alone(method))
     handle.disable()
     assert run(pipe).equal(alone(None))

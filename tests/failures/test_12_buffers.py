@@ -68,3 +68,16 @@ def test_nothing_is_held_of_either_of_two_denoisers(method):
             assert set(acceleration.stats.computed_steps) == {"transformer", "transformer_2"}
             assert acceleration.stats.cache_bytes_peak > 500
     assert held == [0, 0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_held_for_guidance_that_ended_early(pipe, method):
+    def end_guidance(pipe, step, timestep, tensors):
+        if step == 2:
+            pipe._guidance_scale = 1.0
+        return {}
+
+    with enable(pipe, method) as acceleration:
+        run(pipe, callback_on_step_end=end_guidance)
+        assert acceleration.stats.cache_bytes_peak > 500
+        assert acceleration._installation.run_of(pipe).record.cache_bytes == 0
