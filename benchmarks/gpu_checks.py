@@ -15,11 +15,12 @@ from dit_accel.errors import BackendUnavailableError
 from dit_accel.rows import Row
 from dit_accel.sparse import SVG2State, reference, svg2_attention
 from dit_accel.sparse.backends import Backend, load_backend
-from dit_accel.sparse.clusters import Clusters, Selection, summarize
+from dit_accel.sparse.clusters import Clusters, Selection, cluster_means, summarize
 
 # Relative error of an output against float32; of a score that decides about a label, against the largest one.
 OUTPUT_BARS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 6e-3}
 SCORE_BAR = 1e-5
+MOMENTS_BAR = 1e-5  # of numbers about 1
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,15 @@ def _counting_sort(problem: Problem, backend: Backend) -> tuple[float, float]:
     return float(wrong), 0.0
 
 
+def _moments(problem: Problem, backend: Backend) -> tuple[float, float]:
+    """The largest difference of a mean or a variance, and the same bits without the variance."""
+    found, wanted = backend.moments(problem.key, problem.keys), cluster_means(problem.key, problem.keys)
+    if not backend.mean(problem.key, problem.keys).equal(found[0]):
+        return math.inf, MOMENTS_BAR
+    errors = [float((one - other).abs().max()) for one, other in zip(found, wanted, strict=True)]
+    return max(errors, key=lambda error: math.inf if math.isnan(error) else error), MOMENTS_BAR
+
+
 def _block_lists(problem: Problem, _: Backend) -> tuple[float, float]:
     """How many lists have not exactly the blocks of the clusters that are kept, in order, whole ones first."""
     from dit_accel.kernels.block_lists import block_lists, cut_keys
@@ -158,7 +168,7 @@ def _gather(problem: Problem, _: Backend) -> tuple[float, float]:
         cluster = (cut.owner[0, head] % num_keys).repeat_interleave(MICRO)[rows]
         rows = rows[cluster.argsort(stable=True)]
         order = clusters.order[0, head].long()
-        for tokens, by_block in zip((problem.key, problem.value), found, strict=True):
+        for tokens, by_block in zip((problem.key, problem.value), found.unbind(3), strict=True):
             wrong += int((by_block[0, head, rows, :dim] != tokens[0, order, head]).sum())
     return float(wrong), 0.0
 
@@ -197,6 +207,7 @@ def _same_bits(problem: Problem, backend: Backend) -> tuple[float, float]:
 CHECKS: dict[str, Callable[[Problem, Backend], tuple[float, float]]] = {
     "assign": _assign,
     "counting_sort": _counting_sort,
+    "moments": _moments,
     "block_lists": _block_lists,
     "gather": _gather,
     "attention": _attention,

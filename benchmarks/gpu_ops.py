@@ -74,6 +74,11 @@ def ops_of(given: Setup, warm: Warm, backend: Backend) -> dict[str, Op]:
         "assign, queries": (lambda: backend.assign(query, query_centroids), *of_assign(query_centroids)),
         "assign, keys": (lambda: backend.assign(key, key_centroids), *of_assign(key_centroids)),
         "counting_sort, keys": (lambda: backend.group(labels, num_keys), 0.0, 2 * labels.nbytes),
+        "moments, keys": (
+            lambda: backend.moments(key, keys),
+            0.0,
+            key.nbytes + labels.nbytes + 2 * key_centroids.nbytes,
+        ),
         f"block_lists, {some.stop} heads": (lambda: block_lists(some_cut, some_kept), 0.0, some_kept.nbytes + listed),
         "gather": (lambda: gather(key, value, partition, cut, dim), 0.0, 4 * key.nbytes),
         "attention": (lambda: backend.attend(*tokens, plain, scale), 4 * pairs * dim, nbytes),

@@ -93,7 +93,7 @@ def test_kernels_compile_and_fit_into_shared_memory(
     monkeypatch.setattr(attention, "shared_memory", lambda device: kilobytes << 10)
     monkeypatch.setattr(driver, "_active", FakeDriver(capability))  # its own way back needs a GPU
     run_all(torch.device("meta"), 8192, 2, dim, dtype, (32, 128))
-    names = {f"_{kernel}_kernel" for kernel in ("assign", "count", "place", "list", "gather", "attention")}
+    names = {f"_{kernel}_kernel" for kernel in ("assign", "count", "place", "moments", "list", "gather", "attention")}
     assert set(shared) == names
     assert max(shared.values()) <= kilobytes << 10
 
@@ -108,6 +108,7 @@ def run_all(
     centroids = torch.zeros(1, heads, max(counts), dim, device=device)
     queries = backend.group(backend.assign(tokens, centroids[:, :, :num_q]), num_q)
     keys = backend.group(backend.assign(tokens, centroids[:, :, :num_k]), num_k)
+    backend.moments(tokens, keys)
     kept = torch.zeros(1, heads, num_q, num_k, dtype=torch.bool, device=device)
     table = centroids[:, :, :num_k]
     pseudo = PseudoTokens(table, table, table, table[..., 0])

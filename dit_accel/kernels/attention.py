@@ -55,8 +55,7 @@ class _Tiles(NamedTuple):
 class _Listed(NamedTuple):
     """Micro-blocks of keys, and those that each cluster of queries keeps; see `gather` and `block_lists`."""
 
-    key_rows: Tensor
-    value_rows: Tensor
+    rows: Tensor
     lists: Tensor
     lengths: Tensor
     filled: Tensor
@@ -89,23 +88,23 @@ def _softmax_step(state, scores, factor, value, shape):
 @triton.jit
 def _attend_listed(query, state, pointers, start, stop, factor, shape, IS_WHOLE: tl.constexpr):
     """Entries start … stop of a list. IS_WHOLE: they are whole tiles of whole micro-blocks, and need no mask."""
-    keys, values, listed, filled = pointers
+    rows, listed, filled = pointers
     lanes, dims = tl.arange(0, shape.BLOCK_N), tl.arange(0, shape.BLOCK_D)
     for first in range(start, stop, shape.BLOCK_N // _MICRO):
         entry = first + lanes // _MICRO
         if IS_WHOLE:
             block = tl.load(listed + entry).to(tl.int32)
-            offsets = (block * _MICRO + lanes % _MICRO)[:, None] * shape.BLOCK_D + dims[None, :]
-            scores = tl.dot(query, tl.load(keys + offsets).T, input_precision="ieee")
-            value = tl.load(values + offsets)
+            offsets = (block * _MICRO + lanes % _MICRO)[:, None] * (2 * shape.BLOCK_D) + dims[None, :]
+            scores = tl.dot(query, tl.load(rows + offsets).T, input_precision="ieee")
+            value = tl.load(rows + offsets + shape.BLOCK_D)
         else:
             block = tl.load(listed + entry, mask=entry < stop, other=0).to(tl.int32)
             is_key = lanes % _MICRO < tl.load(filled + block, mask=entry < stop, other=0)
-            offsets = (block * _MICRO + lanes % _MICRO)[:, None] * shape.BLOCK_D + dims[None, :]
-            key = tl.load(keys + offsets, mask=is_key[:, None], other=0.0)
-            scores = tl.dot(query, key.T, input_precision="ieee")
+            offsets = (block * _MICRO + lanes % _MICRO)[:, None] * (2 * shape.BLOCK_D) + dims[None, :]
+            # What stands where no key is may be anything: its score is not used, and 0 times its value would be NaN.
+            scores = tl.dot(query, tl.load(rows + offsets).T, input_precision="ieee")
             scores = tl.where(is_key[None, :], scores, float("-inf"))
-            value = tl.load(values + offsets, mask=is_key[:, None], other=0.0)
+            value = tl.load(rows + offsets + shape.BLOCK_D, mask=is_key[:, None], other=0.0)
         state = _softmax_step(state, scores, factor, value, shape)
     return state
 
@@ -144,10 +143,10 @@ def _attend_rows(query, out, order, num_rows, listed, ranges, dropped, num_keys,
     state = tl.zeros([BLOCK_M, shape.BLOCK_D], tl.float32), nothing, tl.zeros([BLOCK_M], tl.float32)
     per_tile = shape.BLOCK_N // _MICRO
     first_masked = num_whole // per_tile * per_tile
-    state = _attend_listed(queries, state, listed, 0, first_masked, scale * _LOG2_E, shape, True)
-    state = _attend_listed(queries, state, listed, first_masked, num_listed, scale * _LOG2_E, shape, False)
     if dropped is not None:
         state = _attend_dropped(queries, state, dropped, num_dropped, num_keys, scale, shape)
+    state = _attend_listed(queries, state, listed, 0, first_masked, scale * _LOG2_E, shape, True)
+    state = _attend_listed(queries, state, listed, first_masked, num_listed, scale * _LOG2_E, shape, False)
     acc, _, row_sum = state
     # A query that attends to nothing has the sum 0, and gives 0.
     acc = acc / tl.where(row_sum > 0, row_sum, 1.0)[:, None]
@@ -196,9 +195,8 @@ def _attention_kernel(
     queries = query.data + item * query.of_item + of_item * query.of_head, query.of_token, query.of_channel
     outputs = out.data + item * out.of_item + of_item * out.of_head, out.of_token
 
-    first_key = head * num_blocks * _MICRO * shape.BLOCK_D
-    key_rows, value_rows = listed.key_rows + first_key, listed.value_rows + first_key
-    blocks = key_rows, value_rows, listed.lists + row * num_blocks, listed.filled + head * num_blocks
+    rows = listed.rows + head * num_blocks * _MICRO * 2 * shape.BLOCK_D
+    blocks = rows, listed.lists + row * num_blocks, listed.filled + head * num_blocks
     stand_ins, num_dropped = None, 0
     if dropped is not None:
         stand_ins = _dropped_of(dropped, head, row, num_keys, num_stand_ins, shape)
@@ -259,7 +257,7 @@ def _attend_heads(
     query, key, value, out = (x[:, :, part] for x in (query, key, value, out))
     queries, keys, kept = queries.of_heads(part), keys.of_heads(part), kept[:, part].contiguous()
     batch, num_tokens, heads, dim = query.shape
-    shape, num_stages = tile_shape(dim, query.dtype, shared_memory(query.device))
+    shape, options = tile_shape(dim, query.dtype, shared_memory(query.device))
     tiles = cut_queries(queries.sizes, num_tokens, shape.BLOCK_M.value)
     micro = cut_keys(keys.sizes, num_tokens)
     lists, lengths = block_lists(micro, kept)
@@ -271,7 +269,7 @@ def _attend_heads(
         _Rows(query, *query.stride()),
         _Rows(out, *out.stride()),
         _Tiles(queries.order, queries.sizes, queries.starts, *tiles),
-        _Listed(*gathered, lists, lengths, filled(keys.sizes, micro)),
+        _Listed(gathered, lists, lengths, filled(keys.sizes, micro)),
         dropped,
         heads,
         num_tokens,
@@ -281,8 +279,7 @@ def _attend_heads(
         0 if dropped is None else dropped.log_sizes.shape[-1],
         scale,
         shape,
-        num_warps=8,
-        num_stages=num_stages,
+        **options,
     )
 
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_CHUNK, _TILE = 512, 16  # tokens a program; how many of them it compares with at a time
+_CHUNK, _TILE = 256, 32  # tokens a program; how many of them it compares with at a time
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_clusters"])
@@ -59,5 +59,5 @@ def counting_sort(labels: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
     )
     sizes = counts.sum(2, dtype=torch.int32)
     firsts = counts.cumsum(2, dtype=torch.int32) - counts + (sizes.cumsum(-1, dtype=torch.int32) - sizes)[:, :, None]
-    _place_kernel[grid](labels, firsts, order, num_tokens, num_clusters, CHUNK=_CHUNK, TILE=_TILE, num_warps=8)
+    _place_kernel[grid](labels, firsts, order, num_tokens, num_clusters, CHUNK=_CHUNK, TILE=_TILE)
     return order, sizes

@@ -21,8 +21,7 @@ def _gather_kernel(
     value,
     clusters,
     firsts,
-    keys,
-    values,
+    rows,
     key_b,
     key_s,
     key_h,
@@ -55,17 +54,19 @@ def _gather_kernel(
     dims = tl.arange(0, BLOCK_D)
     is_read = is_token[:, None] & (dims < D)[None, :]
     is_written = is_token[:, None] & (dims < BLOCK_D)[None, :]
-    target = (head * num_rows + row)[:, None] * BLOCK_D + dims[None, :]
+    target = rows + (head * num_rows + row)[:, None] * 2 * BLOCK_D + dims[None, :]
     item, token = head // num_heads, token.to(tl.int64)[:, None]
     key += item * key_b + (head % num_heads) * key_h
     value += item * value_b + (head % num_heads) * value_h
-    tl.store(keys + target, tl.load(key + token * key_s + dims[None, :] * key_d, mask=is_read, other=0.0), is_written)
+    tl.store(target, tl.load(key + token * key_s + dims[None, :] * key_d, mask=is_read, other=0.0), is_written)
     loaded = tl.load(value + token * value_s + dims[None, :] * value_d, mask=is_read, other=0.0)
-    tl.store(values + target, loaded, is_written)
+    tl.store(target + BLOCK_D, loaded, is_written)
 
 
-def gather(key: Tensor, value: Tensor, clusters: Partition, cut: Cut, block_dim: int) -> tuple[Tensor, Tensor]:
-    """Keys and values [B, H, M · MICRO, block_dim] by micro-block, zero beyond column D. Rows of no key are undefined.
+def gather(key: Tensor, value: Tensor, clusters: Partition, cut: Cut, block_dim: int) -> Tensor:
+    """[B, H, M · MICRO, 2, block_dim], keys and values by micro-block, zero beyond column D.
+
+    Rows of no key are undefined.
 
     Args:
         key, value: [B, S, H, D], of any strides.
@@ -75,15 +76,13 @@ def gather(key: Tensor, value: Tensor, clusters: Partition, cut: Cut, block_dim:
     """
     batch, num_tokens, heads, dim = key.shape
     num_rows = cut.owner.shape[-1] * MICRO
-    keys = key.new_empty(batch, heads, num_rows, block_dim)
-    values = value.new_empty(batch, heads, num_rows, block_dim)
+    rows = key.new_empty(batch, heads, num_rows, 2, block_dim)
     _gather_kernel[(triton.cdiv(num_tokens, _ROWS), batch * heads)](
         key,
         value,
         clusters,
         cut.first,
-        keys,
-        values,
+        rows,
         *key.stride(),
         *value.stride(),
         heads,
@@ -96,4 +95,4 @@ def gather(key: Tensor, value: Tensor, clusters: Partition, cut: Cut, block_dim:
         BLOCK=_ROWS,
         num_warps=8,
     )
-    return keys, values
+    return rows

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import BackendUnavailableError, ConfigError, did_you_mean
-from .clusters import Clusters, Selection
-from .kmeans import nearest_centroids
+from .clusters import Clusters, Selection, TorchMeans
+from .kmeans import Grouping, nearest_centroids
 
 
 class MinTokens(NamedTuple):
@@ -22,30 +22,24 @@ class MinTokens(NamedTuple):
     half: int
 
 
-class Backend(Protocol):
+class Backend(Grouping, Protocol):
     """What an engine does. Tensors are [B, S, H, D], of any strides."""
 
     min_tokens: MinTokens
-
-    def assign(self, tokens: Tensor, centroids: Tensor) -> Tensor:
-        """[B, H, S] int32, the nearest of ``centroids`` [B, H, C, D] float32 for each token (the lowest of equals)."""
-
-    def group(self, labels: Tensor, num_clusters: int) -> Clusters:
-        """Sort tokens by label."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, selection: Selection, scale: float) -> Tensor:
         """Attention under ``selection`` in the dtype of ``query``, contiguous; a query that keeps nothing gives 0."""
 
 
-class TorchOps:
-    """Assignment and grouping in plain torch, for the backends that have no kernel of their own for them."""
+class TorchOps(TorchMeans):
+    """Clustering in plain torch, for the backends that have no kernels of their own for it."""
 
     def assign(self, tokens: Tensor, centroids: Tensor) -> Tensor:
-        """See `Backend.assign`."""
+        """See `Grouping.assign`."""
         return nearest_centroids(tokens, centroids)
 
     def group(self, labels: Tensor, num_clusters: int) -> Clusters:
-        """See `Backend.group`."""
+        """See `Grouping.group`."""
         return Clusters.of(labels, num_clusters)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -133,7 +134,30 @@ def _means(values: Tensor, rows: Tensor, clusters: Clusters) -> Tensor:
     return sums.view(*clusters.sizes.shape, -1) / clusters.sizes.clamp(min=1)[..., None]
 
 
-def summarize(key: Tensor, value: Tensor, clusters: Clusters) -> PseudoTokens:
-    """The pseudo-tokens of keys and values [B, S, H, D]."""
-    mean, variance = cluster_means(key, clusters)
-    return PseudoTokens(mean, variance / 2, cluster_mean(value, clusters), clusters.sizes.float().log())
+class Means(Protocol):
+    """The part of a backend that pseudo-tokens need. The same tokens give the same bits every time."""
+
+    def mean(self, tokens: Tensor, clusters: Clusters) -> Tensor:
+        """[B, H, C, D] float32, mean of each cluster of ``tokens`` [B, S, H, D]; zero where it is empty."""
+
+    def moments(self, tokens: Tensor, clusters: Clusters) -> tuple[Tensor, Tensor]:
+        """The mean, and the variance of each channel."""
+
+
+class TorchMeans:
+    """See `Means`."""
+
+    def mean(self, tokens: Tensor, clusters: Clusters) -> Tensor:
+        """See `Means.mean`."""
+        return cluster_mean(tokens, clusters)
+
+    def moments(self, tokens: Tensor, clusters: Clusters) -> tuple[Tensor, Tensor]:
+        """See `Means.moments`."""
+        return cluster_means(tokens, clusters)
+
+
+def summarize(key: Tensor, value: Tensor, clusters: Clusters, means: Means | None = None) -> PseudoTokens:
+    """The pseudo-tokens of keys and values [B, S, H, D]; ``means`` by torch if None."""
+    means = means or TorchMeans()
+    mean, variance = means.moments(key, clusters)
+    return PseudoTokens(mean, variance / 2, means.mean(value, clusters), clusters.sizes.float().log())

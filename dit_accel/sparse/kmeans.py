@@ -7,16 +7,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .clusters import Clusters, cluster_mean
+from .clusters import Clusters, Means
 
 _CHUNK_ELEMENTS = 1 << 24  # of a token-to-centroid score matrix, so that a long sequence fits into memory
 
 
-class Grouping(Protocol):
+class Grouping(Means, Protocol):
     """The part of a backend that clustering needs."""
 
     def assign(self, tokens: Tensor, centroids: Tensor) -> Tensor:
-        """[B, H, S] int32, the nearest centroid of each token."""
+        """[B, H, S] int32, the nearest of ``centroids`` [B, H, C, D] float32 for each token (the lowest of equals)."""
 
     def group(self, labels: Tensor, num_clusters: int) -> Clusters:
         """Sort tokens by label."""
@@ -56,14 +56,14 @@ def cluster(tokens: Tensor, centroids: Tensor, iterations: int, ops: Grouping) -
     centroids where they are. A cluster that loses all its tokens keeps its centroid, and may win tokens again.
     """
     clusters, centroids = assign(tokens, centroids, iterations, ops)
-    return clusters, recentre(cluster_mean(tokens, clusters), clusters, centroids) if iterations else centroids
+    return clusters, recentre(ops.mean(tokens, clusters), clusters, centroids) if iterations else centroids
 
 
 def assign(tokens: Tensor, centroids: Tensor, iterations: int, ops: Grouping) -> tuple[Clusters, Tensor]:
     """`cluster` up to the last assignment: the clusters, and the centroids that tokens were assigned to."""
     clusters = ops.group(ops.assign(tokens, centroids), centroids.shape[2])
     for _ in range(iterations - 1):
-        centroids = recentre(cluster_mean(tokens, clusters), clusters, centroids)
+        centroids = recentre(ops.mean(tokens, clusters), clusters, centroids)
         clusters = ops.group(ops.assign(tokens, centroids), centroids.shape[2])
     return clusters, centroids
 

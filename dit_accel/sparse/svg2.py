@@ -14,7 +14,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from ..configs import SVG2Config
 from ..errors import ConfigError
 from .backends import Backend, load_backend
-from .clusters import Clusters, PseudoTokens, Selection, cluster_means, summarize
+from .clusters import Clusters, PseudoTokens, Selection, summarize
 from .kmeans import assign, cluster, recentre, sample_stride, stratified_tokens
 from .probe import probe, probe_rows
 from .select import estimated_logits, select_top_p, stand_in_errors
@@ -70,7 +70,7 @@ def svg2_attention(
     pseudo = None
     if _needs_refresh(state, query, config):
         pseudo = _refresh(state, query, key, value, config, layout, backend, scale, rank_sum)
-    selection = _selection(state, key, value, config, layout, pseudo)
+    selection = _selection(state, key, value, config, layout, backend, pseudo)
     selection, error = _probed(state, query, key, value, selection, config, layout, scale, rank_sum)
     out = backend.attend(query, key, value, selection, scale)
     return out, SparseInfo(num_pairs, None, selection.pairs().sum(), error, state.nbytes)
@@ -142,13 +142,13 @@ def _refresh(
         keys, state.key_centroids, config.num_k_centroids, _TOKENS_PER_K_CENTROID, config, backend
     )
     (query_mean, query_variance), (key_mean, key_variance) = (
-        cluster_means(queries, state_q),
-        cluster_means(keys, state_k),
+        backend.moments(queries, state_q),
+        backend.moments(keys, state_k),
     )
     is_moving = config.kmeans_iters_step > 0 or state.query_centroids is None
     state.query_centroids = recentre(query_mean, state_q, before_q) if is_moving else before_q
     state.key_centroids = recentre(key_mean, state_k, before_k) if is_moving else before_k
-    value_mean, value_variance = cluster_means(layout.video(value), state_k)
+    value_mean, value_variance = backend.moments(layout.video(value), state_k)
     pseudo = PseudoTokens(key_mean, key_variance / 2, value_mean, state_k.sizes.float().log())
     logits = estimated_logits(query_mean, query_variance / 2, pseudo, scale)
     at_least = math.ceil(config.min_kept_ratio * keys.shape[1])
@@ -185,7 +185,13 @@ def _cluster(
 
 
 def _selection(
-    state: SVG2State, key: Tensor, value: Tensor, config: SVG2Config, layout: _Layout, pseudo: PseudoTokens | None
+    state: SVG2State,
+    key: Tensor,
+    value: Tensor,
+    config: SVG2Config,
+    layout: _Layout,
+    backend: Backend,
+    pseudo: PseudoTokens | None,
 ) -> Selection:
     """The selection that ``state`` holds, with pseudo-tokens of the keys and values of this step."""
     assert state.query is not None and state.key is not None and state.kept is not None
@@ -193,7 +199,7 @@ def _selection(
     if not config.compensate:
         pseudo = None
     elif pseudo is None:
-        pseudo = summarize(key, value, state.key)
+        pseudo = summarize(key, value, state.key, backend)
         if key.shape[1] > layout.stop - layout.start:  # text is kept, and padding stands for nothing
             pseudo.log_size[..., -2:] = -torch.inf
     return Selection(state.query, state.key, state.kept, pseudo)

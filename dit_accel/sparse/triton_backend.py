@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from ..errors import BackendUnavailableError, ConfigError
 from .backends import Backend, MinTokens
 from .clusters import Clusters, Selection
+
+if TYPE_CHECKING:
+    from ..kernels.block_lists import Partition
 
 _MIN_CAPABILITY = 8  # Ampere: the first with bfloat16 and asynchronous copies
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -23,7 +27,7 @@ class TritonBackend:
     """An estimate, not measured: from there on dense attention takes longer than a hundred launches do."""
 
     def assign(self, tokens: Tensor, centroids: Tensor) -> Tensor:
-        """See `Backend.assign`."""
+        """See `Grouping.assign`."""
         _check_dtype(tokens)
         from ..kernels.assign import assign
 
@@ -31,12 +35,29 @@ class TritonBackend:
             return assign(tokens, centroids)
 
     def group(self, labels: Tensor, num_clusters: int) -> Clusters:
-        """See `Backend.group`."""
+        """See `Grouping.group`."""
         from ..kernels.counting_sort import counting_sort
 
         labels = labels.to(torch.int32)
         with torch.cuda.device_of(labels):
             return Clusters(labels, *counting_sort(labels, num_clusters))
+
+    def mean(self, tokens: Tensor, clusters: Clusters) -> Tensor:
+        """See `Means.mean`."""
+        return self._moments(tokens, clusters, with_variance=False)[0]
+
+    def moments(self, tokens: Tensor, clusters: Clusters) -> tuple[Tensor, Tensor]:
+        """See `Means.moments`."""
+        mean, variance = self._moments(tokens, clusters, with_variance=True)
+        assert variance is not None
+        return mean, variance
+
+    @staticmethod
+    def _moments(tokens: Tensor, clusters: Clusters, *, with_variance: bool) -> tuple[Tensor, Tensor | None]:
+        from ..kernels.moments import moments
+
+        with torch.cuda.device_of(tokens):
+            return moments(tokens, _partition(clusters), with_variance=with_variance)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, selection: Selection, scale: float) -> Tensor:
         """See `Backend.attend`.
@@ -48,15 +69,20 @@ class TritonBackend:
         if scale <= 0:
             raise ConfigError(f'The backend "triton" needs a positive scale, got {scale}. Use backend="torch".')
         from ..kernels.attention import StandIns, attention
-        from ..kernels.block_lists import Partition
 
-        queries, keys = (Partition(c.labels, c.order, c.sizes, c.starts) for c in (selection.query, selection.key))
+        queries, keys = _partition(selection.query), _partition(selection.key)
         pseudo = selection.pseudo
         stand_ins = None
         if pseudo is not None:
             stand_ins = StandIns(pseudo.key, pseudo.half_variance, pseudo.value, pseudo.log_size)
         with torch.cuda.device_of(query):
             return attention(query, key, value, queries, keys, selection.kept, stand_ins, scale)
+
+
+def _partition(clusters: Clusters) -> Partition:
+    from ..kernels.block_lists import Partition
+
+    return Partition(clusters.labels, clusters.order, clusters.sizes, clusters.starts)
 
 
 def _check_dtype(tokens: Tensor) -> None:

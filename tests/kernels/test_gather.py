@@ -27,7 +27,7 @@ def test_a_cluster_is_where_its_blocks_are(dtype: torch.dtype, length: int, num_
                 whole = size - size % MICRO
                 rows = [*range(first[0], first[0] + whole), *range(first[1], first[1] + size - whole)]
                 is_member = clusters.labels[item, head] == cluster
-                for tokens, by_block in zip((key, value), found, strict=True):
+                for tokens, by_block in zip((key, value), found.unbind(3), strict=True):
                     got = by_block[item, head, torch.tensor(rows, dtype=torch.long, device=DEVICE)]
                     assert torch.equal(got[:, :dim], tokens[item, is_member, head])
                     assert not got[:, dim:].any()

@@ -39,7 +39,8 @@ def test_all_pass(gpu_checks: Any, suite: Any) -> None:
 
 
 class Wrong(TritonBackend):
-    """One token to a wrong cluster, two tokens in the wrong place, one number of the output other each time."""
+    """One token to a wrong cluster, two tokens in the wrong place, one variance off, one number of the output other
+    each time."""
 
     calls = 0
 
@@ -53,6 +54,11 @@ class Wrong(TritonBackend):
         found.order[0, 0, :2] = found.order[0, 0, :2].flip(0)
         return found
 
+    def moments(self, tokens: Tensor, clusters: Clusters) -> tuple[Tensor, Tensor]:
+        mean, variance = super().moments(tokens, clusters)
+        variance[0, 1, 2, 3] += 1e-3
+        return mean, variance
+
     def attend(self, query: Tensor, key: Tensor, value: Tensor, selection: Selection, scale: float) -> Tensor:
         out = super().attend(query, key, value, selection, scale)
         Wrong.calls += 1
@@ -60,7 +66,7 @@ class Wrong(TritonBackend):
         return out
 
 
-@pytest.mark.parametrize("name", ["assign", "counting_sort", "attention", "same bits twice"])
+@pytest.mark.parametrize("name", ["assign", "counting_sort", "moments", "attention", "same bits twice"])
 def test_a_wrong_kernel_is_found(gpu_checks: Any, suite: Any, name: str) -> None:
     problem = gpu_checks.Problem(suite, torch.float32, 32)
     row = problem.row(name, *gpu_checks.CHECKS[name](problem, Wrong()))
@@ -76,9 +82,10 @@ def test_wrong_lists_and_wrong_copies_are_found(gpu_checks: Any, suite: Any, mon
         found[0, 1, 1, 0] += 1
         return found, lengths
 
-    def copies(*arguments: Any) -> tuple[Tensor, Tensor]:
-        keys, values = right_gather(*arguments)
-        return keys, values.roll(1, 2)
+    def copies(*arguments: Any) -> Tensor:
+        found = right_gather(*arguments)
+        found[:, :, :, 1] = found[:, :, :, 1].roll(1, 2)
+        return found
 
     monkeypatch.setattr(block_lists, "block_lists", lists)
     monkeypatch.setattr(gather, "gather", copies)

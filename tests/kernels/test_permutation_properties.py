@@ -57,5 +57,5 @@ def test_every_key_is_in_its_block_and_comes_back(case: tuple[Tensor, int], dim:
             rows[token] = int(cut.first[0, head, cluster + kind]) * MICRO + rank
             seen[cluster] += 1
         assert len(rows.unique()) == length, "two keys are in one place"
-        for tokens, by_block in zip((key, value), blocks, strict=True):
+        for tokens, by_block in zip((key, value), blocks.unbind(3), strict=True):
             assert torch.equal(by_block[0, head, rows, :dim], tokens[0, :, head])
