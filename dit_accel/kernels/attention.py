@@ -94,17 +94,14 @@ def _attend_listed(query, state, pointers, start, stop, factor, shape, IS_WHOLE:
         entry = first + lanes // _MICRO
         if IS_WHOLE:
             block = tl.load(listed + entry).to(tl.int32)
-            offsets = (block * _MICRO + lanes % _MICRO)[:, None] * (2 * shape.BLOCK_D) + dims[None, :]
-            scores = tl.dot(query, tl.load(rows + offsets).T, input_precision="ieee")
-            value = tl.load(rows + offsets + shape.BLOCK_D)
         else:
             block = tl.load(listed + entry, mask=entry < stop, other=0).to(tl.int32)
+        offsets = (block * _MICRO + lanes % _MICRO)[:, None] * (2 * shape.BLOCK_D) + dims[None, :]
+        scores = tl.dot(query, tl.load(rows + offsets).T, input_precision="ieee")
+        if not IS_WHOLE:
             is_key = lanes % _MICRO < tl.load(filled + block, mask=entry < stop, other=0)
-            offsets = (block * _MICRO + lanes % _MICRO)[:, None] * (2 * shape.BLOCK_D) + dims[None, :]
-            # What stands where no key is may be anything: its score is not used, and 0 times its value would be NaN.
-            scores = tl.dot(query, tl.load(rows + offsets).T, input_precision="ieee")
             scores = tl.where(is_key[None, :], scores, float("-inf"))
-            value = tl.load(rows + offsets + shape.BLOCK_D, mask=is_key[:, None], other=0.0)
+        value = tl.load(rows + offsets + shape.BLOCK_D)
         state = _softmax_step(state, scores, factor, value, shape)
     return state
 

@@ -64,9 +64,8 @@ def _gather_kernel(
 
 
 def gather(key: Tensor, value: Tensor, clusters: Partition, cut: Cut, block_dim: int) -> Tensor:
-    """[B, H, M · MICRO, 2, block_dim], keys and values by micro-block, zero beyond column D.
-
-    Rows of no key are undefined.
+    """[B, H, M · MICRO, 2, block_dim], keys and values by micro-block, zero beyond column D and
+    where there is no key.
 
     Args:
         key, value: [B, S, H, D], of any strides.
@@ -76,7 +75,7 @@ def gather(key: Tensor, value: Tensor, clusters: Partition, cut: Cut, block_dim:
     """
     batch, num_tokens, heads, dim = key.shape
     num_rows = cut.owner.shape[-1] * MICRO
-    rows = key.new_empty(batch, heads, num_rows, 2, block_dim)
+    rows = key.new_zeros(batch, heads, num_rows, 2, block_dim)
     _gather_kernel[(triton.cdiv(num_tokens, _ROWS), batch * heads)](
         key,
         value,

@@ -31,3 +31,4 @@ def test_a_cluster_is_where_its_blocks_are(dtype: torch.dtype, length: int, num_
                     got = by_block[item, head, torch.tensor(rows, dtype=torch.long, device=DEVICE)]
                     assert torch.equal(got[:, :dim], tokens[item, is_member, head])
                     assert not got[:, dim:].any()
+            assert found[item, head].any(-1).sum() == 2 * length
