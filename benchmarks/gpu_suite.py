@@ -63,7 +63,7 @@ PARTS = (
     Part("syncs", 60, 30, gpu_pipeline.host_syncs),
     Part("memory", 50, 70, gpu_pipeline.memory),
     Part("overhead", 40, 50, gpu_pipeline.overhead),
-    Part("backends", 30, 150, gpu_attention.other_backends),
+    Part("backends", 30, 220, gpu_attention.other_backends),
 )
 
 

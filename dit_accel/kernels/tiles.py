@@ -13,9 +13,9 @@ from ..errors import ConfigError
 
 # Queries and keys of a tile, how many tiles of keys are on their way at a time, and how many programs share a
 # multiprocessor; the first that fits into shared memory is taken. With two, one multiplies while the other takes
-# exponentials: on an H200 13 % faster than any single one, although half of the registers are too few for either. With
-# fewer queries to a tile it waits for its L2 cache. Exact float32 products take registers instead.
-_TILES = ((128, 64, 2, 2), (128, 64, 3, 1), (128, 64, 2, 1), (128, 32, 2, 1), (64, 32, 2, 1))
+# exponentials: on an H200 a tenth faster than any single one, although half of the registers are too few for either.
+# With fewer queries to a tile it waits for its L2 cache. Exact float32 products take registers instead.
+_TILES = ((128, 128, 2, 2), (128, 64, 2, 2), (128, 64, 3, 1), (128, 64, 2, 1), (128, 32, 2, 1), (64, 32, 2, 1))
 _TILES_FLOAT32 = ((64, 32, 2, 1), (64, 16, 1, 1))
 _DRIVER_BYTES = _COMPILER_BYTES = 1 << 10  # of shared memory, for each program
 _NUM_WARPS, _REGISTERS = 8, 1 << 16  # of a program, and of a multiprocessor

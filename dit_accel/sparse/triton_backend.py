@@ -23,8 +23,9 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 class TritonBackend:
     """See `Backend`."""
 
-    min_tokens = MinTokens(8192, 8192)
-    """An estimate, not measured: from there on dense attention takes longer than a hundred launches do."""
+    # On an H200, at 10 % and at 30 % density: 1.4 and 0.9 times as fast as dense attention with 12 heads of bfloat16,
+    # 1.8 and 1.1 times with 40. Exact float32 products pay at the lower density alone.
+    min_tokens = MinTokens(32_768, 24_576)
 
     def assign(self, tokens: Tensor, centroids: Tensor) -> Tensor:
         """See `Grouping.assign`."""
