@@ -50,7 +50,8 @@ def _moments_kernel(
     mean = tl.sum(sums, 0) / count
     tl.store(means + row * D + dims, mean, mask=dims < D)
     if variances is not None:
-        variance = tl.maximum(tl.sum(squares, 0) / count - mean * mean, 0.0)
+        variance = tl.sum(squares, 0) / count - mean * mean
+        variance = tl.where(variance < 0, 0.0, variance)  # a GPU's maximum of NaN and 0 is 0
         tl.store(variances + row * D + dims, variance, mask=dims < D)
 
 

@@ -1,4 +1,4 @@
-"""The backend ``"flex"``: PyTorch's FlexAttention, one compiled kernel for all heads. On a GPU it has not been run.
+"""The backend ``"flex"``: PyTorch's FlexAttention, one compiled kernel for all heads. Slower than the default ones.
 
 Tokens are laid out in cluster order, and every cluster is padded to whole blocks. A block then belongs to one cluster,
 and a pair of blocks is computed or skipped as a whole. (Blocks over tokens that are merely sorted would straddle
@@ -32,7 +32,7 @@ class FlexBackend(TorchOps):
     """See `Backend`."""
 
     # On a CPU, at 30 % density and in float32, it breaks even here with stand-ins, and at 2048 without them. There the
-    # backend "torch" is the fast one.
+    # backend "torch" is the fast one, and on a GPU "triton".
     min_tokens = MinTokens(8192, 8192)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, selection: Selection, scale: float) -> Tensor:
@@ -117,7 +117,8 @@ def _blocks(selection: Selection, rows: _Layout, columns: _Layout, front: int) -
     which = by_cluster.gather(1, rows.clusters[..., None].expand(-1, -1, is_kept.shape[-1]))
     needed = pad(~kept, (0, front - num_keys, 0, 1)).gather(1, rows.clusters[..., None].expand(-1, -1, front))
     in_use = (rows.clusters < num_queries) if selection.pseudo is not None else torch.zeros_like(counts)
-    all_in_turn = torch.arange(is_kept.shape[-1], dtype=torch.int32, device=kept.device).expand_as(which)
+    # Laid out like `which`: on a GPU, before torch 2.13, FlexAttention finds both by the strides of one.
+    all_in_turn = torch.arange(is_kept.shape[-1], dtype=torch.int32, device=kept.device).expand_as(which).contiguous()
     return needed, counts, which, in_use.int() * (front // _KEYS), all_in_turn
 
 

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import commands, configs, lines, model, notebooks, planner, quality, rivals, scale, serving, sparse, support
+from . import (
+    commands,
+    configs,
+    gpu,
+    lines,
+    model,
+    notebooks,
+    planner,
+    quality,
+    rivals,
+    scale,
+    serving,
+    sparse,
+    support,
+)
 
 REGIONS: dict[str, Callable[[], str]] = {
     **lines.REGIONS,
@@ -14,6 +28,7 @@ REGIONS: dict[str, Callable[[], str]] = {
     **scale.REGIONS,
     **serving.REGIONS,
     **sparse.REGIONS,
+    **gpu.REGIONS,
     **support.REGIONS,
     **configs.REGIONS,
     **model.REGIONS,

@@ -39,6 +39,7 @@ COMMANDS = {
             "tune_rivals",
         )
     },
+    "gpu": _RUN.format("gpu_suite"),
     "profile_scale_local": _RUN.format("profile_scale") + " --local",
     "step_quality_planned": _SCHEDULES.format("step_quality"),
     "step_quality_polished": _SCHEDULES.format("step_quality"),
