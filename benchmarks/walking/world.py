@@ -41,7 +41,8 @@ class World:
         self.acceleration: Any = None
         self.method: str | None = None
         self.old: Any = None
-        self.offload, self.has_hooks, self.below_hooks = "none", False, "none"
+        self.offload, self.has_hooks = "none", False
+        self.below_hooks = "none"  # the offload that was there before the hooks, or "gone" if it is not any more
 
     def do(self, action: Action) -> None:
         """One action, and what must hold after each."""

@@ -140,6 +140,7 @@ def _attend_rows(query, out, order, num_rows, listed, ranges, dropped, num_keys,
     state = tl.zeros([BLOCK_M, shape.BLOCK_D], tl.float32), nothing, tl.zeros([BLOCK_M], tl.float32)
     per_tile = shape.BLOCK_N // _MICRO
     first_masked = num_whole // per_tile * per_tile
+    # Stand-ins come first: after them queries need not stay in registers.
     if dropped is not None:
         state = _attend_dropped(queries, state, dropped, num_dropped, num_keys, scale, shape)
     state = _attend_listed(queries, state, listed, 0, first_masked, scale * _LOG2_E, shape, True)

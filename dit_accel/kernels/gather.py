@@ -64,8 +64,7 @@ def _gather_kernel(
 
 
 def gather(key: Tensor, value: Tensor, clusters: Partition, cut: Cut, block_dim: int) -> Tensor:
-    """[B, H, M · MICRO, 2, block_dim], keys and values by micro-block, zero beyond column D and
-    where there is no key.
+    """[B, H, M · MICRO, 2, block_dim], keys and values by micro-block; zero where no key is, and beyond column D.
 
     Args:
         key, value: [B, S, H, D], of any strides.
