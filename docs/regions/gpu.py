@@ -60,13 +60,18 @@ def attention() -> str:
 def backends() -> str:
     """Other engines and rivals at one size."""
     found = result("gpu")
-    chosen = [row for row in found.rows if row["setting"].get("tokens") == 32768 and "ratio" in row["figures"]]
+    others = {row["subject"] for row in found.rows if row["setting"].get("tokens") == 32_768}
     rows = [
         [row["subject"], percent(row["setting"]["density"]), f"{row['figures']['median_ms']:.1f}", times(_ratio(row))]
-        for row in sorted(chosen, key=_ratio, reverse=True)
+        for row in sorted((row for row in found.rows if "ratio" in row["figures"]), key=_ratio, reverse=True)
+        if row["subject"] in others | {OWN} and _is_like_others(row["setting"])
     ]
-    columns = ["32,768 tokens, 12 heads", "pairs computed", "milliseconds", "against the fastest dense kernel"]
+    columns = ["32,768 tokens (ours 32,760), 12 heads", "pairs", "milliseconds", "against the fastest dense kernel"]
     return table(columns, rows) + f"\n{found.source}"
+
+
+def _is_like_others(setting: Mapping[str, Any]) -> bool:
+    return setting["tokens"] // 10 == 3276 and setting["heads"] == 12 and round(setting["density"], 1) == 0.3
 
 
 def ops() -> str:
