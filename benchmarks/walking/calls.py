@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import linecache
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -122,7 +123,11 @@ def abort(pipe: Any, subject: Subject, request: Request, how: str, at: int) -> s
 
 @contextmanager
 def exit_at_line(number: int) -> Iterator[None]:
-    """Raises `KeyboardInterrupt` before so many lines of dit_accel have run, wherever that is."""
+    """Raises `KeyboardInterrupt` when so many lines of dit_accel have run, wherever that is.
+
+    But at a ``with``, where Python lets no signal in: the end of a block is traced as its first line once more, and an
+    exception there would leave a lock locked.
+    """
     left = [number]
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
@@ -130,7 +135,7 @@ def exit_at_line(number: int) -> Iterator[None]:
             return None
         if event == "line":
             left[0] -= 1
-            if left[0] < 0:
+            if left[0] < 0 and not _line_of(frame).startswith("with "):
                 sys.settrace(None)
                 raise KeyboardInterrupt
         return trace
@@ -141,6 +146,10 @@ def exit_at_line(number: int) -> Iterator[None]:
         yield
     finally:
         sys.settrace(before)
+
+
+def _line_of(frame: FrameType) -> str:
+    return linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
 
 
 def _failing(owner: Any, name: str, fail: Callable[[], None]) -> Callable[[], None]:
