@@ -20,6 +20,7 @@ from triton.runtime import driver  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
 from dit_accel.kernels import attention  # noqa: E402
+from dit_accel.kernels.tiles import tile_shape  # noqa: E402
 from dit_accel.sparse.clusters import PseudoTokens, Selection  # noqa: E402
 from dit_accel.sparse.triton_backend import TritonBackend  # noqa: E402
 from tests.sparse.test_index_memory import IndexBytes  # noqa: E402
@@ -72,6 +73,7 @@ class FakeDriver:
     [
         (86, 99, 128, torch.bfloat16),
         (90, 227, 128, torch.bfloat16),
+        (90, 227, 64, torch.bfloat16),
         (90, 227, 64, torch.float32),
     ],
     ids=str,
@@ -96,6 +98,10 @@ def test_kernels_compile_and_fit_into_shared_memory(
     names = {f"_{kernel}_kernel" for kernel in ("assign", "count", "place", "moments", "list", "gather", "attention")}
     assert set(shared) == names
     assert max(shared.values()) <= kilobytes << 10
+    _, options = tile_shape(dim, dtype, kilobytes << 10)
+    at_a_time = (1 << 16) // (32 * options["num_warps"] * options.get("maxnreg", 255))  # registers of a multiprocessor
+    # As many programs as there are registers for have room, with 1 KiB of the driver's for each.
+    assert at_a_time * (shared["_attention_kernel"] + 1024) <= (kilobytes + 1) << 10
 
 
 def run_all(

@@ -53,6 +53,15 @@ def test_more_stand_ins_than_a_block_holds() -> None:
     check("flex", qkv, selection(qkv, 3, 70), F32)
 
 
+def test_both_lists_of_blocks_are_laid_out_alike() -> None:
+    """Before torch 2.13 the kernel for GPUs finds both by the strides of one, and was wrong where they differed."""
+    chosen = selection(tokens(2, 203, 3, 64), 7, 11)
+    rows, columns = (flex_backend._Layout.of(*layout) for layout in ((chosen.query, 64), (chosen.key, 32, 32)))
+    _, counts, which, pseudo_counts, pseudo_which = flex_backend._blocks(chosen, rows, columns, 32)
+    assert (which.shape, which.stride()) == (pseudo_which.shape, pseudo_which.stride())
+    assert (counts.shape, counts.stride()) == (pseudo_counts.shape, pseudo_counts.stride())
+
+
 def test_strided_tokens() -> None:
     query, key, value = (torch.randn(2, 3, 150, 64, generator=torch.Generator().manual_seed(s)) for s in range(3))
     qkv = (query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
