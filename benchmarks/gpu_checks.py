@@ -120,13 +120,18 @@ def _counting_sort(problem: Problem, backend: Backend) -> tuple[float, float]:
     return float(wrong), 0.0
 
 
+def _worst(errors: list[float]) -> float:
+    """The largest, or NaN if one is."""
+    return max(errors, key=lambda error: math.inf if math.isnan(error) else error)
+
+
 def _moments(problem: Problem, backend: Backend) -> tuple[float, float]:
     """The largest difference of a mean or a variance, and the same bits without the variance."""
     found, wanted = backend.moments(problem.key, problem.keys), cluster_means(problem.key, problem.keys)
     if not backend.mean(problem.key, problem.keys).equal(found[0]):
         return math.inf, MOMENTS_BAR
     errors = [float((one - other).abs().max()) for one, other in zip(found, wanted, strict=True)]
-    return max(errors, key=lambda error: math.inf if math.isnan(error) else error), MOMENTS_BAR
+    return _worst(errors), MOMENTS_BAR
 
 
 def _block_lists(problem: Problem, _: Backend) -> tuple[float, float]:
@@ -182,7 +187,7 @@ def _attention(problem: Problem, backend: Backend) -> tuple[float, float]:
         out = backend.attend(*tokens, selection, problem.scale).float()
         wanted = reference.attend(*(x.float() for x in tokens), selection, problem.scale)
         errors.append(float((out - wanted).norm() / wanted.norm()))
-    return max(errors, key=lambda error: math.inf if math.isnan(error) else error), OUTPUT_BARS[problem.dtype]
+    return _worst(errors), OUTPUT_BARS[problem.dtype]
 
 
 def _whole_call(problem: Problem, _: Backend) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, pad
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Clusters:
     """A partition of the S tokens of every batch item and head into C clusters; a cluster may be empty.
 
@@ -31,7 +32,7 @@ class Clusters:
         order = torch.argsort(labels, dim=-1, stable=True).to(torch.int32)
         return Clusters(labels, order, count_labels(labels, num_clusters))
 
-    @property
+    @cached_property  # asked for by every kernel of a layer
     def starts(self) -> Tensor:
         """[B, H, C] int32, where each cluster begins in ``order``."""
         return (self.sizes.cumsum(-1) - self.sizes).to(torch.int32)

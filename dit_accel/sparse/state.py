@@ -104,5 +104,5 @@ class SVG2State:
         """Bytes held."""
         clusters = [c for c in (self.query, self.key) if c is not None]
         tensors = [self.query_centroids, self.key_centroids, self.kept]
-        tensors += [t for c in clusters for t in (c.labels, c.order, c.sizes)]
+        tensors += [t for c in clusters for t in vars(c).values()]
         return sum(t.nbytes for t in tensors if t is not None)
