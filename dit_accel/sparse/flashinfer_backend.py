@@ -1,4 +1,4 @@
-"""The backend ``"flashinfer"``: FlashInfer's kernel for blocks of any size. Slower than ``"triton"`` where both run.
+"""The backend ``"flashinfer"``: FlashInfer's kernel for blocks of any size. The backend ``"triton"`` is faster.
 
 The kernel knows no pseudo-tokens: they are attended to in torch, and merged by the log-sum-exp that it returns. Its
 planning reads the selection back to the host at every call.

@@ -1,4 +1,4 @@
-"""The backend ``"flex"``: PyTorch's FlexAttention, one compiled kernel for all heads. Slower than the default ones.
+"""The backend ``"flex"``: PyTorch's FlexAttention, one compiled kernel for all heads. The default ones are faster.
 
 Tokens are laid out in cluster order, and every cluster is padded to whole blocks. A block then belongs to one cluster,
 and a pair of blocks is computed or skipped as a whole. (Blocks over tokens that are merely sorted would straddle

@@ -23,8 +23,8 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 class TritonBackend:
     """See `Backend`."""
 
-    # On an H200, at 10 % and at 30 % density: 1.4 and 0.9 times as fast as dense attention with 12 heads of bfloat16,
-    # 1.8 and 1.1 times with 40. Exact float32 products pay at the lower density alone.
+    # In half precision between 16,384 tokens, where it loses on an H200 with 12 heads at 10 % and at 30 % density, and
+    # 32,760, where it wins at both: see `benchmarks/gpu_suite.py`. Float32 was tried at a few sizes, and paid at 10 %.
     min_tokens = MinTokens(32_768, 24_576)
 
     def assign(self, tokens: Tensor, centroids: Tensor) -> Tensor:
